@@ -24,7 +24,7 @@ from torch.nn import functional
 from benchmarks.measuring import BenchmarkConfig, Size, alternate, print_result
 from harness.batch import StepBatch
 from harness.config import ModelConfig, RunConfig, TrackingConfig
-from harness.data.placement import open_data
+from harness.data.loader import open_data
 from harness.distributed.precision import configure_threads, set_tf32
 from harness.distributed.session import Session, open_session
 from harness.training.assembly import build_trainer

@@ -94,9 +94,9 @@ class Batch:
     sent_lengths: torch.Tensor | None = None
     """``lengths`` on the device of the ids, if the loader sent them; see ``device_lengths``."""
     masks: Masks | None = None
-    """If the loader has computed them; see ``Network.masks``."""
+    """In training, as ``prepare`` of the objective adds them; None: no dropout."""
     candidates: tuple[torch.Tensor, int] | None = None
-    """Language model only: if the loader has drawn them; see ``LanguageObjective.candidates``."""
+    """Training of a language model only: ids of candidates, int64, and the number of draws."""
     index: PackedIndex | None = None
     """Packed layout only: if the loader has computed it; see ``build_index``."""
 

@@ -269,21 +269,21 @@ class RunConfig:
     """Print nothing but warnings and errors."""
     max_time: str | None = None
     """Save and exit with code 85 after this time, as in 90 (seconds), 30m or 3:55:00; null: no limit."""
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    checkpoint: CheckpointConfig = CheckpointConfig()
     """Checkpoints:"""
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: ModelConfig = ModelConfig()
     """The network:"""
-    init: InitConfig = field(default_factory=InitConfig)
+    init: InitConfig = InitConfig()
     """Initial weights:"""
-    optim: OptimConfig = field(default_factory=OptimConfig)
+    optim: OptimConfig = OptimConfig()
     """The optimizer:"""
-    order: OrderConfig = field(default_factory=OrderConfig)
+    order: OrderConfig = OrderConfig()
     """The order of rows:"""
-    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    tracking: TrackingConfig = TrackingConfig()
     """Metrics and trackers:"""
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    evaluation: EvaluationConfig = EvaluationConfig()
     """Probabilities and labels:"""
-    language_model: LanguageModelConfig = field(default_factory=LanguageModelConfig)
+    language_model: LanguageModelConfig = LanguageModelConfig()
     """The language model:"""
 
     def __post_init__(self) -> None:

@@ -14,18 +14,15 @@ from harness.distributed.devices import count_cards
 from harness.distributed.stopping import AlreadyFinished, run_rank
 from harness.output.tracking import check_trackers
 from harness.rundir.events import Observer, Observers
-from harness.rundir.records import LAUNCH_ID, installed_version
+from harness.rundir.records import LAUNCH_ID
 from harness.training.rules import CHOICES, ResolvedConfig, resolve_config
 from padless.core import cli
-from padless.core.atomic import nearest_existing
 from padless.core.processes import signal_on_parents_death
 from padless.core.signals import end_process, listen_in_rank
 from padless.core.terminal import print_stderr
 
 if TYPE_CHECKING:
     from harness.training.run import TrainingRun
-
-PACKAGES = ("padless", "torch", "accelerate", "pyarrow")
 
 
 def main(argv: list[str]) -> int:
@@ -64,7 +61,7 @@ def fit(resolved: ResolvedConfig, *, reports: bool = True) -> None:
     leaving = suppress(AlreadyFinished)
     with leaving, joined as session, open_run(config, session, observers, resolved.reasons) as run:
         if config.dry_run:
-            check_machine(run)
+            print_devices(run)
             run.rehearse()
         else:
             run.train()
@@ -83,16 +80,13 @@ def observers_of(config: RunConfig, *, reports: bool) -> list[Observer]:
     return [RunReport(config, Observers(followers)), *followers] if reports else followers
 
 
-def check_machine(run: TrainingRun) -> None:
-    """Try what a training needs of its machines, and print it. Raises ``ConfigError`` or ``RankError``."""
+def print_devices(run: TrainingRun) -> None:
+    """Print the device of each rank; every rank calls it."""
     from harness.distributed.devices import describe_device
-    from harness.training.assembly import check_shared
 
-    world, print_fact = run.session.world, run.writer.observers.fact
-    check_shared(world.broadcast_from_main(str(nearest_existing(run.config.run)), "the run directory"), world)
-    print_fact("packages", ", ".join(f"{name} {installed_version(name)}" for name in PACKAGES))
-    devices = world.gather_objects(describe_device(run.session.device.type), "the device of each rank")
-    print_fact("devices", ", ".join(devices if run.session.device.type == "cuda" else devices[:1]))
+    kind = run.session.device.type
+    devices = run.session.world.gather_objects(describe_device(kind), "the device of each rank")
+    run.writer.observers.fact("devices", ", ".join(devices if kind == "cuda" else devices[:1]))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``prepare`` and ``train`` as functions, with the keys of the commands, and a run as an object.
 
-A training never runs in the user's process. One process is forked from a server (``ForkServer``); several are started
-by ``padless train``. Their output is passed on. On a CPU a long training takes several, if their number is left open.
+A training never runs in the user's process, but in one that is forked from a server (``ForkServer``), which starts
+others if there are several. On a CPU a long training takes several, if their number is left open.
 """
 
 from __future__ import annotations
@@ -10,23 +10,19 @@ from __future__ import annotations
 import html
 import json
 import os
-import signal
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path, PosixPath
-from subprocess import PIPE, STDOUT, Popen
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 
 from harness.baselines.teacher import prepare_teacher
-from harness.config import name_run, to_dict
+from harness.config import name_run
 from harness.distributed import devices
 from harness.evaluate import measure_here
 from harness.inference.config import EvaluateConfig
@@ -34,6 +30,7 @@ from harness.inference.model import Model, Texts, load
 from harness.launch.options import TrainConfig
 from harness.rundir.layout import REPORT
 from harness.rundir.metrics_log import read_metrics
+from harness.rundir.records import read_status
 from harness.rundir.results import read_measured
 from harness.training import preflight
 from harness.training.rules import ResolvedConfig, processes_on_cores, resolve_config
@@ -41,7 +38,7 @@ from padless.core.atomic import storage_errors, temporary_folder
 from padless.core.configuration import build_config, flatten_groups, groups_of, read_files
 from padless.core.errors import ERRORS, ConfigError, DataError, UserError
 from padless.core.processes import available_cores
-from padless.core.signals import PREEMPTED, listen_in_rank
+from padless.core.signals import PREEMPTED, listen_in_launcher, listen_in_rank
 from padless.core.terminal import Screen
 from padless.core.untrusted import one_line, quote_value
 from padless.fork_server import SERVER
@@ -58,8 +55,6 @@ if TYPE_CHECKING:
 
     Source = pd.DataFrame | str | Path | Sequence[str | Path]
 Config = TypeVar("Config")
-ERROR = "error: "
-"""How a command begins the sentence of its error."""
 GROUP_ROWS = 16384
 """Of a Parquet file that holds a frame."""
 _training = threading.Lock()
@@ -194,31 +189,19 @@ def train_here(resolved: ResolvedConfig, reports: bool) -> None:
 
 
 def launch(launch_config: TrainConfig) -> None:
-    """``padless train`` in a process of its own, whose output is printed here; interrupts are passed on. Raises what it
-    ends with.
-    """
-    with temporary_folder() as folder:
-        keys = folder / "keys.yaml"
-        keys.write_text(yaml.safe_dump({"default_recipe": False, **to_dict(launch_config)}), encoding="utf-8")
-        command = [sys.executable, "-P", "-m", "padless", "train", "--config", str(keys)]
-        with Popen(command, text=True, start_new_session=True, stdout=PIPE, stderr=STDOUT) as process:
-            sentence = print_output(process)
-    if process.returncode not in (0, PREEMPTED):
-        raise ERRORS.get(process.returncode, UserError)(sentence)
+    """Train as ``padless train`` does, in a process that starts others. Raises what they end with."""
+    code = SERVER.call(launch_here, launch_config)
+    if code not in (0, PREEMPTED):
+        reason = read_status(launch_config.run).get("reason", "the training failed; its error is printed above")
+        raise ERRORS.get(code, UserError)(reason)
 
 
-def print_output(process: Popen[str]) -> str:
-    """Print the output of a process, line by line, and send interrupts to it; returns the sentence of its error."""
-    sentence = "padless train ended without a sentence"
-    try:
-        for line in process.stdout or ():
-            print(line, end="", flush=True)
-            sentence = line.removeprefix(ERROR).strip() if line.startswith(ERROR) else sentence
-    except KeyboardInterrupt:
-        process.send_signal(signal.SIGINT)
-        print_output(process)
-        raise
-    return sentence
+def launch_here(launch_config: TrainConfig) -> int:
+    """``padless train`` in this process, which then ends; returns its exit code."""
+    from harness.launch import many
+
+    listen_in_launcher()
+    return many.main(launch_config)
 
 
 def write_frame(frame: Any, folder: Path) -> str:
@@ -262,8 +245,6 @@ class Run:
     @property
     def state(self) -> str:
         """finished; preempted, if the same call goes on; failed, or running; new where nothing began."""
-        from harness.rundir.records import read_status
-
         return str(read_status(self.directory).get("state", "new"))
 
     @property

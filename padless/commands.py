@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from padless.core import cli, signals
 from padless.core.cli import Command, dispatch
-from padless.core.installed import keep_folder_out
 
 COMMANDS = (
     Command(
@@ -122,5 +122,6 @@ def run_console_script() -> int:
         signals.listen_in_launcher()
     else:
         signals.COMMAND.listen()
-    keep_folder_out()
+    # Child processes import from no working folder, which may hold another ``harness``; no effect in Python 3.10.
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
     return cli.run(main)

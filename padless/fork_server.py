@@ -171,9 +171,6 @@ def answer(descriptor: int, output: int) -> NoReturn:
         result = False, error
     sys.stdout.flush()
     sys.stderr.flush()
-    silence = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silence, 1)
-    os.dup2(silence, 2)
     with suppress(OSError):  # the caller is gone
         pipe.send(result)
     os._exit(0)

@@ -3,17 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass
-from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils import column_or_1d
+from sklearn.utils import check_consistent_length, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import check_is_fitted
 
@@ -22,7 +21,6 @@ from harness.launch.options import TrainConfig
 from padless.api import configure, pop_dataset_options, prepare, train_alone
 from padless.core.atomic import temporary_folder
 from padless.core.errors import DataError, UserError, require
-from preprocessing.labels import name_label_value
 
 
 class FitError(DataError, ValueError):
@@ -57,23 +55,21 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         """Train on texts and their labels: strings, whole numbers or booleans; with several labels to a text a matrix
         of 0 and 1, ``[texts, classes]``. Raises ``UserError``.
         """
-        targets = np.asarray(y)
+        targets, fraction = np.asarray(y), self.validation_fraction
         has_label_sets = targets.ndim == 2 and type_of_target(targets) == "multilabel-indicator"
         if has_label_sets:
             labels: Any = [np.flatnonzero(row).tolist() for row in targets]
         else:
-            targets = column_or_1d(targets, warn=True)
-            labels = np.asarray(y, object).ravel()  # in `targets`, nan beside texts is 'nan'
-        fraction = self.validation_fraction
-        is_share = isinstance(fraction, Real) and 0 < fraction < 1
+            labels = column_or_1d(targets, warn=True)
         try:
-            require(is_share, "validation_fraction", fraction, "above 0 and below 1, to choose the best epoch")
+            require(0 < fraction < 1, "validation_fraction", fraction, "above 0 and below 1, to choose the best epoch")
             texts = [text for chunk in chunks(X) for text in chunk]
-            check_labelled(texts, labels)
+            check_consistent_length(texts, labels)
+            missing_rows = np.flatnonzero(pd.isna(np.asarray(y, object)))  # in `targets`, nan beside texts is 'nan'
+            if len(missing_rows):
+                raise DataError(f"y[{missing_rows[0]}] is missing; label this text, or leave it out")
             check_classification_targets(targets)
-            frame = pd.DataFrame({"text": pd.Series(texts, dtype=object)})
-            frame["label"] = labels if has_label_sets else targets
-            self.model_ = self.train_model(frame)
+            self.model_ = self.train_model(pd.DataFrame({"text": pd.Series(texts, dtype=object), "label": labels}))
         except UserError as error:
             raise FitError(error) from error
         self.multilabel_ = has_label_sets
@@ -120,12 +116,3 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         chances = pd.DataFrame(self.model_.predict_proba(X), columns=self.model_.classes_)
         # of several labels, a column without a 1 is no class of the model
         return chances.reindex(columns=self.classes_, fill_value=0.0).to_numpy()
-
-
-def check_labelled(texts: Sequence[str], labels: Sequence[Any]) -> None:
-    """Raise ``DataError`` unless each text has a label."""
-    if len(texts) != len(labels):
-        raise DataError(f"{len(texts):,} texts and {len(labels):,} labels; give a label for each text")
-    for number, label in enumerate(labels):
-        if name_label_value(label) is None:
-            raise DataError(f"y[{number}] is missing; label this text, or leave it out")

@@ -15,7 +15,7 @@ from padless.core.errors import ConfigError, require
 from padless.core.jobs import ExecutorConfig
 from padless.core.schema import AtLeast0, AtLeast1, Chance, LocalPath, Name
 from padless.core.split_names import ALL_SPLITS, TEST, TRAIN, UNLABELLED, VALIDATION
-from preprocessing.labels import AUTO, LabelMap, normalize_label
+from preprocessing.labels import AUTO, LabelMap
 from preprocessing.text.spec import TextSpec
 from preprocessing.text.vocabulary import VocabularyConfig
 
@@ -89,13 +89,6 @@ class ReadingOptions:
         """The map of ``labels``; None for ``auto``."""
         return None if isinstance(self.labels, str) else LabelMap(self.labels, list(self.neutral))
 
-    @property
-    def named_labels(self) -> set[str]:
-        """The normalized labels that ``labels`` and ``neutral`` name."""
-        if self.label_map:
-            return {*self.label_map.name_by_value}
-        return {normalize_label(value) or "" for value in self.neutral}
-
 
 @dataclass(frozen=True, kw_only=True)
 class SourceConfig(ReadingOptions):
@@ -142,11 +135,13 @@ class SourceConfig(ReadingOptions):
     @property
     def addresses(self) -> list[tuple[str, str | None]]:
         """Every address with its split, or None."""
-        evaluation = [(address, VALIDATION) for address in self.validation_path]
-        evaluation += [(address, TEST) for address in self.test_path]
-        default_split = TRAIN if evaluation else None
-        unlabelled = [(address, UNLABELLED) for address in self.unlabelled_path]
-        return [(address, default_split) for address in self.path] + evaluation + unlabelled
+        addresses_by_split = {
+            TRAIN if self.validation_path or self.test_path else None: self.path,
+            VALIDATION: self.validation_path,
+            TEST: self.test_path,
+            UNLABELLED: self.unlabelled_path,
+        }
+        return [(address, split) for split, addresses in addresses_by_split.items() for address in addresses]
 
     @property
     def has_unlabelled(self) -> bool:
@@ -156,14 +151,13 @@ class SourceConfig(ReadingOptions):
 
 def encoding_name(name: str) -> str:
     """Python's name of an encoding, or ``auto``. Raises ``ConfigError`` for what is no text encoding."""
+    if name == AUTO:
+        return AUTO
     try:
-        codec = codecs.lookup(name)
-        "".encode(codec.name)
+        "".encode(name)
     except (LookupError, UnicodeError):  # of the codec called undefined
-        if name != AUTO:
-            raise ConfigError(f"source.encoding: {name!r} is not known; utf-8, latin-1, utf-16, cp1251 are") from None
-        return name
-    return codec.name
+        raise ConfigError(f"source.encoding: {name!r} is not known; utf-8, latin-1, utf-16, cp1251 are") from None
+    return codecs.lookup(name).name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,13 +229,13 @@ class PreprocessConfig:
     """Print only errors and which rows are left out, no progress or notes."""
     seed: AtLeast0 = 0
     """Decides the splits and the order of the rows."""
-    source: SourceConfig = field(default_factory=SourceConfig)
-    text: TextSpec = field(default_factory=TextSpec)
-    vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
-    splits: SplitConfig = field(default_factory=SplitConfig)
-    shards: ShardConfig = field(default_factory=ShardConfig)
-    quality: QualityConfig = field(default_factory=QualityConfig)
-    executor: ExecutorConfig = field(default_factory=ExecutorConfig)
+    source: SourceConfig = SourceConfig()
+    text: TextSpec = TextSpec()
+    vocabulary: VocabularyConfig = VocabularyConfig()
+    splits: SplitConfig = SplitConfig()
+    shards: ShardConfig = ShardConfig()
+    quality: QualityConfig = QualityConfig()
+    executor: ExecutorConfig = ExecutorConfig()
 
     def __post_init__(self) -> None:
         """Check that the parts agree."""

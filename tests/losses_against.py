@@ -10,7 +10,6 @@ dataset, written by this one. The exit code is 0 if all lines are equal, 1 if no
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -18,7 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness.launch.options import find_free_port
 from padless.core import cli
 from padless.core.errors import ConfigError
 from tests.helpers.commands import ROOT, run_command
@@ -72,13 +70,9 @@ def train(tree: Path, data: Path, run: Path, processes: int) -> list[dict[str, A
     Raises ``ConfigError`` with the end of what the training said if it failed.
     """
     options = ("--config_file", str(tree / "configs/accelerate/cpu.yaml"), "--num_processes", str(processes))
-    port = ("--main_process_port", str(find_free_port()))
     keys = ("--config", str(tree / "tests/plain.yaml"), "--data", str(data), "--run", str(run), *TRAINING.split())
-    threads = max(1, len(os.sched_getaffinity(0)) // processes)  # as a tree takes them that does not heed the variable
-    package = "padless" if (tree / "padless/__main__.py").exists() else "harness"  # as it was named before
-    command = [sys.executable, "-m", package, "train", *options, *port, *keys]
-    environment = {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": str(threads)}
-    result = run_command(command, LIMIT_S, environment, cwd=tree)
+    command = [sys.executable, "-m", "padless", "train", *options, *keys]
+    result = run_command(command, LIMIT_S, {"PYTHONPATH": str(tree)}, cwd=tree)
     if result.returncode:
         message = " ".join((result.stderr or result.stdout)[-2000:].split())
         raise ConfigError(f"{tree}: the training on {processes} processes ended with {result.returncode}: {message}")

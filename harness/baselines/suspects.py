@@ -24,7 +24,7 @@ from padless.core import atomic
 from padless.core.atomic import storage_errors
 from padless.core.errors import ConfigError, DataError
 from padless.core.schema import LocalPath, Name
-from padless.core.terminal import Screen, cells, count_noun, plain_line, public, shorten_line
+from padless.core.terminal import Screen, count_noun, plain_line, public
 from preprocessing.dataset.shards import Manifest
 from preprocessing.dataset.views import find_originals, read_data
 
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NUM_PRINTED = 20
-MIN_TEXT_CELLS = 20
-"""Least width of a text in a printed line."""
 EQUAL_TEXT, CONFIDENT = "equal text has another label", "another label is more probable"
 COLUMNS = ["row", "split", "why", "label", "predicted", "probability", "text"]
 
@@ -68,7 +66,7 @@ def main(config: SuspectsConfig) -> None:
     for suspect in suspects[:NUM_PRINTED].itertuples():
         answer = f"{plain_line(suspect.label)} → {plain_line(suspect.predicted)} {suspect.probability:.2f}"
         head = f"{suspect.split} row {suspect.row}: {answer}  "
-        screen.write([head + shorten_line(suspect.text, max(screen.width - cells(head), MIN_TEXT_CELLS))])
+        screen.print_excerpt(head, suspect.text)
     if config.output is not None:
         path = Path(config.output)
         with storage_errors(path), atomic.replacing(path) as temporary:

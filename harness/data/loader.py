@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From rows of mapped shards to batches on the device, prefetched by one thread.
+"""From rows of mapped shards to batches on the device, prefetched by one thread; and which rows of a step a process
+takes.
 
 There are no worker processes and no Python code per row: lengths, labels and memory addresses are computed once per
 window, and one gather per micro-batch copies its rows into a reused buffer (pinned on CUDA). Token ids are widened on
@@ -14,7 +15,7 @@ import itertools
 import queue
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import KW_ONLY, dataclass, field
 from functools import cache
@@ -25,15 +26,96 @@ from threadpoolctl import ThreadpoolController
 
 from harness.batch import Batch, Layout, Masks, PackedIndex, StepBatch, send
 from harness.data.order import Order, Window
-from harness.data.slices import RankSlice
 from harness.data.targets import SoftTargets
-from preprocessing.dataset.shards import Split
+from harness.distributed.world import World
+from padless.core.errors import DataError
+from preprocessing.dataset.shards import Manifest, Split
+from preprocessing.dataset.views import open_split, read_data
 
 PREFETCH_GROUPS = 2
 """Groups of steps in the queue, besides the one in training and the one being gathered."""
 GROUP_STEPS = 8
 GROUP_BYTES = 1 << 20
 """Maximum steps of a group, and maximum bytes of ids; a larger step is a group alone."""
+
+
+@dataclass
+class OpenData:
+    """The open splits of a dataset. After a mapped file is truncated, reading a lost page kills the process
+    (SIGBUS).
+    """
+
+    data: str
+    manifest: Manifest
+    splits: dict[str, Split]
+    targets: SoftTargets | None = None
+    """Of the rows of ``train``, where a teacher has taught."""
+
+    def check(self) -> None:
+        """Between epochs: raise ``DataError`` if the manifest or a mapped shard has changed since the start."""
+        if read_data(self.data).fingerprint != self.manifest.fingerprint:
+            raise DataError(
+                f"{self.data}: the dataset changed since the run began (it has another fingerprint); restore the old "
+                "one, or start a new run"
+            )
+        for split in self.splits.values():
+            split.check_unchanged()
+
+
+def open_data(data: str, manifest: Manifest, names: Collection[str], world: World) -> OpenData:
+    """Open splits of a dataset. Every rank calls it; raises the same ``UserError`` on all."""
+    for name in sorted({*names}.difference(manifest.names)):
+        splits = ", ".join(sorted(manifest.names))
+        raise DataError(f"{data}: has no split {name!r}; it has {splits}; name another")
+    with world.raise_together("opening the dataset"):
+        return OpenData(data, manifest, {name: open_split(data, manifest, name) for name in names})
+
+
+class RankSlice:
+    """The rows of one process in some steps of a window, concatenated, and their split into micro-batches."""
+
+    def __init__(
+        self, window: Window, steps: range, rank: int, world_size: int, micro_batch: int | None, *, trains: bool
+    ) -> None:
+        """In training all processes have the same number of micro-batches in each step, of at most ``micro_batch``
+        rows. In evaluation a process has one micro-batch per step, and none in a step without its rows.
+        """
+        begins = window.cuts[steps.start - window.first_step : steps.stop - window.first_step + 1]
+        self.begins = begins
+        """int64 ``[steps + 1]``: start of each step's rows, of all processes, in ``window.places``."""
+        sizes = np.diff(begins)
+        rank_sizes = (sizes - rank + world_size - 1) // world_size
+        rows: slice | np.ndarray = slice(begins[0], begins[-1])
+        if world_size > 1:
+            rows = np.repeat(begins[:-1] + rank, rank_sizes) + world_size * count_up(rank_sizes)
+        self.places, self.lengths = window.places[rows], window.lengths[rows].astype(np.int64)
+        self.global_rows: list[int] = sizes.tolist()
+        if trains:
+            count_by_size = {size: micro_batches(size, world_size, micro_batch) for size in set(sizes.tolist())}
+            counts = np.array([count_by_size[size] for size in self.global_rows])
+        else:
+            counts = np.minimum(rank_sizes, 1)
+        self.bounds: list[int] = [0, *np.cumsum(counts).tolist()]
+        """Step ``i`` has the micro-batches from ``bounds[i]`` to below ``bounds[i + 1]``."""
+        rows_of_step, counts_of_step = np.repeat(rank_sizes, counts), np.repeat(counts, counts)
+        self.rows = rows_of_step // counts_of_step + (count_up(counts) < rows_of_step % counts_of_step)
+        """int64 ``[micro-batches]``: rows of each; within a step they differ by at most one."""
+
+
+def count_up(sizes: np.ndarray) -> np.ndarray:
+    """``0, 1, …, size - 1`` for each of the ``sizes``, concatenated."""
+    return np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+
+
+def micro_batches(batch_rows: int, world_size: int, micro_batch: int | None) -> int:
+    """Number of micro-batches of each rank's slice of a global batch; the same on all ranks.
+
+    The slices of ranks differ by at most one row, and no micro-batch is empty. With ``micro_batch=1`` and slices of two
+    sizes, one micro-batch of each longer slice holds two rows. A step has a row for each rank (``check_fit``).
+    """
+    shortest, longest = batch_rows // world_size, -(-batch_rows // world_size)
+    assert shortest, "checked before"
+    return 1 if micro_batch is None else min(shortest, -(-longest // micro_batch))
 
 
 @dataclass(eq=False)

@@ -6,6 +6,8 @@ Reading a bundle executes nothing in it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from harness.distributed.precision import (
 from harness.distributed.stopping import HEARTBEAT
 from harness.inference.scorer import PADDED_TOKENS, Scorer, score_in_batches
 from harness.metrics.calibration import Decision
-from harness.model.attribution import Attribution, attributions
+from harness.model.attribution import Attribution, attribute
 from harness.model.classifier import Classifier
 from harness.model.networks import AnyNetwork, read_network
 from harness.model.recurrent import try_recurrence
@@ -49,15 +51,16 @@ def write_bundle(
     manifest: Manifest,
     step: int,
     decision: Decision = NEUTRAL,
-    **facts: Any,
+    *,
+    vectors: dict[str, Any] | None = None,
+    started_from: dict[str, Any] | None = None,
+    **_: Any,
 ) -> None:
-    """Write the weights of ``model`` and delete older ones; call ``write_vocabulary`` first.
-
-    ``facts``: about the origin of the weights; fields of ``BundleInfo``, and others, which are left out.
+    """Write the weights of ``model`` and delete older ones; call ``write_vocabulary`` first. Facts of their origin that
+    ``BundleInfo`` has no field for are left out.
     """
     with HEARTBEAT.watch_wait("the device to copy the best weights"):
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    origin: dict[str, Any] = {name: facts.get(name) for name in ("vectors", "started_from")}
     name, digest = write_weights(directory, save(weights))
     info = BundleInfo(
         weights=name,
@@ -73,7 +76,8 @@ def write_bundle(
         step=step,
         dataset=manifest.fingerprint,
         task=model.task,
-        **origin,
+        vectors=vectors,
+        started_from=started_from,
         fold=manifest.fold if isinstance(manifest, View) else None,
         label_type=manifest.label_type,
         source=source_of(manifest),
@@ -86,6 +90,7 @@ def write_bundle(
 class Bundle(Scorer):
     """A bundle's model, computed by torch."""
 
+    engine = "torch"
     model: Classifier
     dtype: torch.dtype
     """Dtype of the recurrent layers."""
@@ -117,7 +122,7 @@ class Bundle(Scorer):
         """See ``Scorer.score``. Texts of similar length are computed together, on the device where the model is; on a
         CPU by as many threads as torch has, which it has again afterwards.
         """
-        device, torch_threads = self.model.head.weight.device, torch.get_num_threads()
+        device = self.model.head.weight.device
         is_cuda = device.type == "cuda"
 
         @torch.inference_mode()
@@ -128,22 +133,28 @@ class Bundle(Scorer):
             logits: np.ndarray = self.model(batch, None, self.dtype).double().cpu().numpy()
             return logits
 
-        tokens, threads = (PADDED_TOKENS_CUDA, 1) if is_cuda else (PADDED_TOKENS, self.threads or torch_threads)
-        weights = self.directory / self.info.weights
-        try:
-            return score_in_batches(encoded, self.batch_rows, score_batch, tokens, weights, threads)
-        finally:
-            torch.set_num_threads(torch_threads)
+        with restored_threads() as num_threads:
+            tokens, threads = (PADDED_TOKENS_CUDA, 1) if is_cuda else (PADDED_TOKENS, self.threads or num_threads)
+            name = self.directory / self.info.weights
+            return score_in_batches(encoded, self.batch_rows, score_batch, tokens, name, threads)
 
     def attribute(self, encoded: list[np.ndarray], classes: list[int]) -> list[Attribution]:
         """What each word of the texts adds to the logit of a class each; on a CPU by one thread, as in ``score``."""
-        torch_threads = torch.get_num_threads()
-        if self.model.head.weight.device.type == "cpu":
-            torch.set_num_threads(1)
-        try:
-            return attributions(self.model, encoded, classes)
-        finally:
-            torch.set_num_threads(torch_threads)
+        pairs = zip(encoded, classes, strict=True)
+        with restored_threads():
+            if self.model.head.weight.device.type == "cpu":
+                torch.set_num_threads(1)
+            return [attribute(self.model, ids.astype(np.int64), label) for ids, label in pairs]
+
+
+@contextmanager
+def restored_threads() -> Iterator[int]:
+    """The number of threads that torch has, which it has again after the block."""
+    number = torch.get_num_threads()
+    try:
+        yield number
+    finally:
+        torch.set_num_threads(number)
 
 
 def prior_logits(info: BundleInfo) -> np.ndarray:
@@ -151,11 +162,11 @@ def prior_logits(info: BundleInfo) -> np.ndarray:
     each class: float64 ``[]`` for two classes, else ``[classes]``; with several labels to a text, and one row more
     without each class.
     """
-    rows = info.splits[TRAIN]["labels"] if TRAIN in info.splits else {}
-    counts = np.array([1 + rows.get(label, 0) for label in info.labels])
+    train = info.splits.get(TRAIN)
+    num_rows, rows_by_label = (train["rows"], train["labels"]) if train else (0, {})
+    counts = np.array([1 + rows_by_label.get(label, 0) for label in info.labels])
     if info.has_label_sets:
-        total = 2 + (info.splits[TRAIN]["rows"] if TRAIN in info.splits else 0)
-        return np.asarray(info.temperature * np.log(counts / (total - counts)))
+        return np.asarray(info.temperature * np.log(counts / (2 + num_rows - counts)))
     logits = info.temperature * np.log(counts / counts.sum())
     return logits[1] - logits[0] if len(logits) == 2 else logits
 

@@ -43,7 +43,7 @@ class RunningConfig:
     """Where to run; auto takes CUDA devices when there are any."""
     quiet: bool = False
     """Print nothing but warnings and errors."""
-    source: SourceConfig = field(default_factory=SourceConfig)
+    source: SourceConfig = SourceConfig()
     """How to read the input, where it differs from the training corpus."""
 
     def __post_init__(self) -> None:

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluates the best weights of a run on a split or on new labelled rows: figures and the most confident mistakes. New
-rows are read like the training corpus and encoded like its rows.
+"""Evaluates the best weights of a run on a split or on new labelled rows: figures, the most confident mistakes, and how
+many rows are texts that the run has learned from: as labelled rows, as rows without labels that a teacher taught, or as
+rows of the run whose weights it started from. New rows are read like the training corpus and encoded like its rows.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,22 +16,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from harness.config import LANGUAGE_MODEL
 from harness.data.run_rows import hold_out
 from harness.distributed.precision import NAMES, configure_threads
 from harness.distributed.session import Session
 from harness.distributed.world import World
 from harness.inference.bundle import Bundle, same_text
 from harness.inference.config import EvaluateConfig
-from harness.inference.overlap import count_training_texts, hash_texts
 from harness.inference.rows import find_labelled, iter_parts
 from harness.inference.scorer import unknown_shares
 from harness.inference.scoring import gather_in_order
 from harness.metrics.figures import Scores, figures
 from harness.metrics.metrics import mistakes_to_show
 from harness.metrics.tables import print_evaluation
-from harness.rundir.bundle_files import OF_WEIGHTS, BundleInfo, bundle_directory, find_info
+from harness.rundir.bundle_files import OF_WEIGHTS, BundleInfo, bundle_directory, find_info, read_info
 from harness.rundir.layout import EVALUATION
-from harness.rundir.records import dataset_of
+from harness.rundir.records import dataset_of, read_run_config
 from harness.rundir.results import (
     Predictions,
     check_replaceable,
@@ -38,22 +40,28 @@ from harness.rundir.results import (
     predictions_name,
     write_results,
 )
+from padless.core import arrays
 from padless.core.atomic import storage_errors, temporary_folder
 from padless.core.errors import ConfigError, DataError
 from padless.core.jobs import Workers, show_progress
-from padless.core.split_names import UNLABELLED
+from padless.core.randomness import splitmix64
+from padless.core.split_names import TRAIN, UNLABELLED
 from padless.core.terminal import Screen, percent, print_stderr, public
 from preprocessing.dataset.shards import Split
 from preprocessing.dataset.views import open_split, read_data
 from preprocessing.labels import AUTO, NAME_END, distinct, normalize_label
 from preprocessing.pipeline.parts import Source, convert_all
 from preprocessing.sources import addresses
+from preprocessing.text.vocabulary import UNK
 
 NUM_MISTAKES = 10
 """Mistakes in the results; more, if there are more classes to give examples of."""
 METHOD = "integrated gradients: what each word adds to the logit of the predicted label"
 MAX_MISTAKE_CHARACTERS = 500
 """Of a mistake's text."""
+MAX_TOKENS = 1_000_000_000
+"""Up to this many training tokens, texts are searched for overlap; that takes about a minute on one core."""
+MIN_KNOWN_WORDS = 8
 
 
 class EncodedRows(NamedTuple):
@@ -231,12 +239,9 @@ def label_options(names: Sequence[str], labels: Any, trained_labels: Any) -> Any
     label_map = labels if isinstance(labels, Mapping) else trained_labels
     if not isinstance(label_map, Mapping):
         is_unique = len(set(map(normalize_label, names))) == len(names)
-        if not is_unique:
-            return AUTO
-        return {name: [name] for name in names}
-    for name in label_map:
-        if name not in names:
-            raise ConfigError(f"source.labels: the run has no class {name!r}; it has {', '.join(names)}")
+        return {name: [name] for name in names} if is_unique else AUTO
+    if other_names := [name for name in label_map if name not in names]:
+        raise ConfigError(f"source.labels: the run has no class {other_names[0]!r}; it has {', '.join(names)}")
     return label_map
 
 
@@ -261,6 +266,55 @@ def read_source_texts(sources: Sequence[Source], rows: Sequence[int]) -> dict[in
         for position in np.flatnonzero(np.isin(numbers, rows)).tolist():
             text_by_row[int(numbers[position])] = part["text"][position].as_py() or ""
     return text_by_row
+
+
+def hash_texts(ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """uint64 ``[texts]``: a hash of each text ``ids[offsets[i]:offsets[i + 1]]``. Equal ids are equal texts, but for
+    unknown words, which all have one id: a text that holds some has 0, for one that cannot be compared, unless it has
+    ``MIN_KNOWN_WORDS`` known ones too.
+    """
+    num_unknown = arrays.segment_sums((ids == UNK).astype(np.uint64), offsets)
+    num_known = np.diff(offsets).astype(np.uint64) - num_unknown
+    hashes = arrays.segment_hashes(splitmix64(ids), offsets)
+    return np.where((num_unknown == 0) | (num_known >= MIN_KNOWN_WORDS), hashes, 0)
+
+
+def count_training_texts(hashes: np.ndarray, run: str | Path) -> int | None:
+    """How many of these ``hash_texts`` are those of texts that a run has learned from.
+
+    None if unknown: a bundle without its run, or a dataset that is missing, damaged, changed or too large.
+    """
+    hashes = hashes[hashes != 0]
+    is_training = np.zeros(len(hashes), bool)
+    try:
+        for split in list_learned_splits(run):
+            blocks = (arrays.unpad_segments(block.ids, block.length) for block in split.blocks)
+            is_training |= np.isin(hashes, np.concatenate([hash_texts(*block) for block in blocks]))
+    except (ConfigError, DataError, KeyError):
+        return None
+    return int(is_training.sum())
+
+
+def list_learned_splits(run: str | Path) -> Iterator[Split]:
+    """The splits whose texts the weights of a run have learned from. Raises ``DataError`` if one is not there any more,
+    has changed, or is too large. Of the run that the weights started from, if it is there and its ids are the same.
+    """
+    config, info = read_run_config(run), read_info(bundle_directory(run))
+    data, manifest = config["data"], read_data(config["data"])
+    if manifest.fingerprint != info.dataset:
+        raise DataError(f"{data}: is not the dataset of {run} any more")
+    has_unlabelled = info.task == LANGUAGE_MODEL or config.get("teacher") is not None
+    manifest = hold_out(manifest, config.get("fold"), data)
+    for name in (TRAIN, UNLABELLED) if has_unlabelled else (TRAIN,):
+        if manifest.tokens(name) > MAX_TOKENS:
+            raise DataError(f"{data}: has too many tokens to be compared")
+        if manifest.rows(name):
+            yield open_split(data, manifest, name).read_unmapped()
+    if info.started_from is not None:
+        with suppress(ConfigError, DataError, KeyError):
+            first_run = config.get("init", {}).get("weights") or f"{config['run']}-pretrained"
+            if read_info(bundle_directory(first_run)).text_hash == info.text_hash:
+                yield from list_learned_splits(first_run)
 
 
 def finish_evaluation(

@@ -12,9 +12,9 @@ import html
 import itertools
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -79,18 +79,9 @@ class Explanation:
     """Tokens of the whole text before truncation; 0 if preprocessing left none."""
 
     @property
-    def error(self) -> float:
-        """Difference between the sum of the scores and ``logit - baseline``."""
-        return abs(sum(self.scores) - (self.logit - self.baseline))
-
-    @property
     def segments(self) -> list[Segment]:
         """The text in segments with their scores; 0 for text that the model has not read."""
         return split_text(self.text, self.spans, self.scores)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, the same as in the JSON of the command ``explain``."""
-        return asdict(self)
 
     @property
     def head(self) -> str:
@@ -109,22 +100,20 @@ class Explanation:
             lines.append(f"unknown to the model: {num_unknown:,} of {len(self.tokens):,} words")
         if self.num_tokens > len(self.tokens):
             lines.append(f"the model has read {len(self.tokens):,} of {self.num_tokens:,} words")
-        if self.error >= SHOWN_ERROR:
-            lines.append(f"the scores of all words miss the score by {self.error:.2f}")
+        error = abs(sum(self.scores) - (self.logit - self.baseline))
+        if error >= SHOWN_ERROR:
+            lines.append(f"the scores of all words miss the score by {error:.2f}")
         return lines
 
-    def to_html(self) -> str:
-        """The marked text and its summary as an HTML element, without style sheet."""
+    def _repr_html_(self) -> str:
+        """For notebooks: the marked text and its summary."""
         notes = "".join(f"<p>{html.escape(line)}</p>" for line in self.summary)
         return (
+            f"<style>{STYLE}</style><div>"
             f'<p class="padless-head"><b>{html.escape(self.head)}</b></p>'
             f'<p class="padless-words" dir="auto">{as_html(self.segments)}</p>'
-            f'<div class="padless-notes">{notes}</div>'
+            f'<div class="padless-notes">{notes}</div></div>'
         )
-
-    def _repr_html_(self) -> str:
-        """For notebooks."""
-        return f"<style>{STYLE}</style><div>{self.to_html()}</div>"
 
     def __str__(self) -> str:
         return "\n".join([self.head, *as_plain(self.segments).splitlines(), *self.summary])
@@ -137,11 +126,11 @@ def main(config: ExplainConfig) -> None:
     check_inputs(config)
     check_device(config.device)
     directory = bundle_directory(config.run)
-    source, batches = read_classifier(directory).source, iter([config.texts])
-    with temporary_folder() as folder:
-        if config.inputs:
-            batches = iter_texts(find_texts(config.inputs, config.source, source, folder))
-        texts = list(itertools.islice(itertools.chain.from_iterable(batches), config.rows))
+    trained, texts = read_classifier(directory).source, config.texts[: config.rows]
+    if config.inputs:
+        with temporary_folder() as folder:
+            batches = iter_texts(find_texts(config.inputs, config.source, trained, folder))
+            texts = list(itertools.islice(itertools.chain.from_iterable(batches), config.rows))
     from harness.inference.bundle import Bundle
 
     bundle, screen = Bundle(directory, device=config.device), Screen()
@@ -149,7 +138,7 @@ def main(config: ExplainConfig) -> None:
         explanations = explain(bundle, texts[start : start + config.batch], config.label)
         for row, explanation in enumerate(explanations, start + 1):
             if config.json:
-                values = ({"row": row} if config.inputs else {}) | explanation.to_dict()
+                values = ({"row": row} if config.inputs else {}) | asdict(explanation)
                 print(encode(json.dumps(values, ensure_ascii=False)).decode())
             else:
                 screen.print_lines(f"row {row:,}: {explanation}\n" if config.inputs else f"{explanation}\n")
@@ -193,12 +182,7 @@ def explain(bundle: Bundle, texts: list[str], label: str | None) -> list[Explana
 
 def escape_controls(text: str) -> str:
     """A text with unified line ends and escaped control characters."""
-    return printable(unix_lines(text))
-
-
-def unix_lines(text: str) -> str:
-    """``text`` with every line end replaced by a newline."""
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    return printable(text.replace("\r\n", "\n").replace("\r", "\n"))
 
 
 def split_text(text: str, spans: Sequence[Span | None], scores: Sequence[float]) -> list[Segment]:
@@ -217,17 +201,15 @@ def split_text(text: str, spans: Sequence[Span | None], scores: Sequence[float])
     return [segment for segment in segments if segment[0]]
 
 
-def mark_segments(segments: Sequence[Segment]) -> list[tuple[str, float, float]]:
+def mark_segments(segments: Sequence[Segment]) -> Iterator[tuple[str, float, float]]:
     """Printable text, score, and share of the largest score, from -1 to 1, of each segment; both are 0 for unmarked
     text.
     """
     largest = max((abs(score) for _, score in segments), default=0.0) or 1.0
-    marked: list[tuple[str, float, float]] = []
     for text, score in segments:
         is_marked = abs(score) > MIN_MARKED_SHARE * largest
         shown_score = score if is_marked else 0.0
-        marked.append((escape_controls(text), shown_score, shown_score / largest))
-    return marked
+        yield escape_controls(text), shown_score, shown_score / largest
 
 
 def as_html(segments: Sequence[Segment]) -> str:

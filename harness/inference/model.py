@@ -90,7 +90,7 @@ class Model:
     def explain(self, text: str, label: str | float | None = None) -> Explanation:
         """How much each word of a text adds to the logit of ``label``, or of the class predicted for the text.
 
-        In a notebook the text is shown in colour; ``to_frame`` has a row for each token. Raises ``ConfigError`` for an
+        In a notebook the text is shown in colour. Raises ``ConfigError`` for an
         unknown class, or without weights and torch, ``DataError`` for anything but a string.
         """
         if not isinstance(text, str):

@@ -16,9 +16,9 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,34 +31,31 @@ import pyarrow.parquet as pq
 from harness.distributed.devices import check_device
 from harness.inference.config import PredictConfig, resolve_prediction
 from harness.inference.prediction_files import BLOCK_ROWS, Output, Part
-from harness.inference.ranking import choose_rows
 from harness.inference.rows import find_texts, iter_parts, iter_texts, refuse_input
 from harness.inference.scorer import (
     Scorer,
+    find_engine,
     open_scorer,
     read_decision,
-    resolve_engine,
-    scorer_class,
     unknown_shares,
 )
 from harness.rundir.bundle_files import BundleInfo, bundle_directory, bundle_hash, read_classifier
-from harness.rundir.results import probability_column, read_hits, read_measured, read_predictions
+from harness.rundir.results import probability_column
 from padless.core import atomic, jobs
 from padless.core.atomic import check_replaced, storage_errors
 from padless.core.errors import ConfigError, DataError, UserError
 from padless.core.jobs import Share, open_workers
 from padless.core.processes import available_cores
 from padless.core.signals import COMMAND
-from padless.core.terminal import Screen, cells, percent, plain_line, print_stderr, shorten_line
+from padless.core.terminal import Screen, percent, plain_line, print_stderr
 from preprocessing.config import ReadingOptions
 from preprocessing.labels import AUTO, LIST, name_label_value
 from preprocessing.pipeline.parts import Source, convert_all
+from preprocessing.pipeline.tokenize import hash_types
 from preprocessing.sources.sources import File, identity_of
 
 VERSION = 4
 """Increase it when the same input and settings give other bytes."""
-MIN_TEXT_WIDTH = 20
-"""Of a text in a readable line."""
 LOCK_S = 30
 """Longest wait of a share for another command."""
 OTHERWISE = "name another --output"
@@ -122,8 +119,8 @@ def main(config: PredictConfig) -> None:
     if config.output is not None:
         predict_files(config, Path(config.output))
         return
-    options: dict[str, Any] = {"device": config.device, "precision": config.precision}
-    scorer = open_scorer(config.run, config.engine, config.batch, abstain=config.abstain or 0.0, **options)
+    options: dict[str, Any] = {"device": config.device, "precision": config.precision, "abstain": config.abstain}
+    scorer = open_scorer(config.run, config.engine, config.batch, **options)
     with atomic.temporary_folder() as folder:
         lines: Iterable[list[str]] = [config.texts]
         if config.inputs:
@@ -146,7 +143,7 @@ def print_predictions(scorer: Scorer, texts: list[str], as_json: bool) -> None:
         answers = [f"{plain_line(name)}  {values[probability_column(name)]:.4f}  " for name in names]
         head = "".join(answers) or "(no label)  "
         head += "(no known word)  " if unknown_share == 1 else ""
-        screen.write([head + shorten_line(text, max(screen.width - cells(head), MIN_TEXT_WIDTH))])
+        screen.print_excerpt(head, text)
     sys.stdout.flush()
 
 
@@ -164,8 +161,9 @@ def predict_files(config: PredictConfig, target: Path) -> None:
         return
     with claim_predictions(target, work, share), ExitStack() as stack:
         stack.enter_context(COMMAND.advising(f"finished parts are kept in {work}; the same command goes on"))
-        open_model, settings = choose_scorer(config)
-        info = read_classifier(bundle_directory(config.run))
+        directory = bundle_directory(config.run)
+        info = read_classifier(directory)
+        open_model, settings = choose_scorer(config, directory, info)
         files = find_texts(config.inputs, config.source, info.source, work)
         refuse_input(target, files)
         check_replaced(target, config.overwrite)
@@ -175,7 +173,7 @@ def predict_files(config: PredictConfig, target: Path) -> None:
         if config.rank and info.has_label_sets:
             raise ConfigError("rank: chooses rows where a text has one label, not several; leave this out")
         output = plan_output(target, sources, info, has_label=config.rank is not None)
-        parts = list_parts(sources, work, settings | {"weights": bundle_hash(info)}, open_model)
+        parts = list_parts(sources, work, settings, open_model)
         results = jobs.run_tasks("predicting", work, parts, workers, wait=share.is_leader)
         facts = [facts for _, facts in results]
         if not share.is_leader:
@@ -191,7 +189,7 @@ def predict_files(config: PredictConfig, target: Path) -> None:
             open(temporary, "wb") as file,
         ):
             output.write(file, choose_rows(config.rank, read_parts) if config.rank else read_parts())
-        print_outcome(config, target, facts, info.labels, output.names[0])
+        print_outcome(config, target, facts, output.names[0])
 
 
 def choose_processes(files: Sequence[File], part_mb: float, device: str) -> int:
@@ -209,9 +207,27 @@ def plan_output(target: Path, sources: Sequence[Source], info: BundleInfo, *, ha
     return Output.plan(target, sources, names, separator or LIST)
 
 
-def print_outcome(
-    config: PredictConfig, target: Path, facts: Sequence[PartFacts], labels: Sequence[str], first_column: str
-) -> None:
+def choose_rows(number: int, list_parts: Callable[[], Iterable[Part]]) -> Iterator[Part]:
+    """The ``number`` rows of predicted parts to label next, with an empty column for the label before the others: those
+    with the smallest margin between the two most probable classes (breaking ties; Luo et al. 2005), each text once.
+    """
+    import pandas as pd
+
+    frames = []
+    for (_, rows), columns in list_parts():
+        chances = np.sort(np.stack([column.to_numpy() for column in columns.columns[1:]], axis=1))
+        hashes = hash_types(rows["text"].fill_null("").combine_chunks())
+        frames.append(pd.DataFrame({"margin": chances[:, -1] - chances[:, -2], "hash": hashes}))
+    texts = pd.concat(frames, ignore_index=True).sort_values("margin", kind="stable").drop_duplicates("hash")
+    first_row = 0
+    for (source, rows), columns in list_parts():
+        mask = pa.array(np.isin(np.arange(first_row, first_row + len(rows)), texts.index[:number]))
+        first_row += len(rows)
+        labelled = columns.add_column(0, "label", pa.array([""] * len(columns)))
+        yield (source, rows.filter(mask)), labelled.filter(mask)
+
+
+def print_outcome(config: PredictConfig, target: Path, facts: Sequence[PartFacts], first_column: str) -> None:
     """Print what was written, and how many texts have no label or no known word."""
     screen = Screen(quiet=config.quiet)
     if config.rank:
@@ -222,41 +238,20 @@ def print_outcome(
     if config.abstain:
         num_unlabelled = sum(part.without_label for part in facts)
         screen.print_text(f"{num_unlabelled:,} texts ({percent(num_unlabelled / num_rows)}) have no label")
-        if sentence := describe_measured_labels(Path(config.run), labels, config.abstain):
-            screen.print_text(sentence)
     if num_unknown := sum(part.without_known_word for part in facts):
         proportion = percent(num_unknown / num_rows)
         print_stderr(f"warning: {num_unknown:,} of {num_rows:,} texts ({proportion}) hold no known word")
 
 
-def describe_measured_labels(run: Path, labels: Sequence[str], abstain: float) -> str | None:
-    """How many rows of a run's test, or validation, have a label from this probability on, and how many of these are
-    right; None if it was not measured.
-    """
-    with suppress(DataError):  # predictions need no figures
-        if measured := read_measured(run):
-            columns = [probability_column(label) for label in labels]
-            table = read_predictions(measured.directory, measured.split, columns)
-            confidence = np.max([table[name].to_numpy() for name in columns], axis=0)
-            _, is_right = read_hits(measured.directory, measured.split)
-            right = is_right[confidence >= abstain]
-            share = f"of {len(is_right):,} {measured.split} rows {percent(len(right) / len(is_right))} have one"
-            accuracy = f", of which {percent(right.mean())} are right" if len(right) else ""
-            return f"{share} from {abstain:g} on{accuracy}: texts like those will come near that"
-    return None
-
-
-def choose_scorer(config: PredictConfig) -> tuple[partial[Scorer], dict[str, Any]]:
+def choose_scorer(config: PredictConfig, directory: Path, info: BundleInfo) -> tuple[partial[Scorer], dict[str, Any]]:
     """What opens the scorer, and the settings that determine the predictions, as JSON values."""
-    directory = bundle_directory(config.run)
-    name = resolve_engine(directory, config.engine)
-    info = read_classifier(directory)
-    abstain = config.abstain or 0.0
-    read_decision(directory, info, abstain)  # refuses it before the input is read
-    arithmetic = scorer_class(name).choose(info, config.device, config.precision)
-    settings = {"version": VERSION, "engine": name, "batch": config.batch, "abstain": abstain, **arithmetic}
-    options = {**arithmetic, "abstain": abstain, "threads": 1}  # so that nothing depends on their number
-    return partial(open_scorer, directory, name, config.batch, **options), settings
+    scorer_class = find_engine(directory, config.engine)
+    read_decision(directory, info, config.abstain)  # refuses it before the input is read
+    arithmetic = scorer_class.choose(info, config.device, config.precision)
+    settings = {"version": VERSION, "engine": scorer_class.engine, "batch": config.batch, "abstain": config.abstain}
+    options = {**arithmetic, "abstain": config.abstain, "threads": 1}  # so that nothing depends on their number
+    open_model = partial(open_scorer, directory, scorer_class.engine, config.batch, **options)
+    return open_model, {**settings, **arithmetic, "weights": bundle_hash(info)}
 
 
 def list_parts(

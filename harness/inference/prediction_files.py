@@ -58,12 +58,11 @@ class Output:
             if source.file.format != first.file.format or not read_schema(source).equals(schema):
                 problem = f"its format, columns or their types are not those of {first.file.name}"
                 raise DataError(f"{source.file.name}: {problem}; predict them in two commands")
+            if source.file.format == "jsonl":
+                refuse_keys(source, names)
         for name in names:
             if name in schema.names:
                 raise DataError(f"{first.file.name}: already has a column {name!r}; rename or remove it")
-        if first.file.format == "jsonl":
-            for source in sources:
-                refuse_keys(source, names)
         if first.file.format == "jsonl" != FORMAT_BY_SUFFIX[path.suffix.lower()]:
             raise ConfigError(f"--output {path}: the rows of JSON are written as JSON lines; name a .jsonl file")
         return cls(path, sources, schema, names, labels_separator)
@@ -77,9 +76,27 @@ class Output:
                     output.write(extend_object(line, members))
             return
         tables = (self.join_columns(source, rows, columns) for (source, rows), columns in parts)
+        match FORMAT_BY_SUFFIX[self.path.suffix.lower()]:
+            case "parquet":
+                first = next(tables)
+                with pq.ParquetWriter(output, first.schema) as writer:
+                    for table in itertools.chain([first], tables):
+                        writer.write_table(table)
+            case "jsonl":
+                for row in iter_rows(tables):
+                    values = dict(zip([*self.schema.names, *self.names], map(finite, row), strict=True))
+                    output.write(encode(as_json(values) + "\n"))
+            case _:
+                self.write_csv(output, iter_rows(tables))
+
+    def write_csv(self, output: BinaryIO, rows: Iterable[tuple[Any, ...]]) -> None:
+        """Write rows with a header, with the delimiter and the byte order mark of the first source."""
         converted = self.sources[0].converted
-        mark = BYTE_ORDER_MARK if converted.has_mark else b""
-        write_tables(output, self.path, tables, [*self.schema.names, *self.names], converted.delimiter, mark)
+        output.write(BYTE_ORDER_MARK if converted.has_mark else b"")
+        writer = csv.writer(CsvLines(output), delimiter=converted.delimiter.replace("\t", ","))
+        writer.writerow([*self.schema.names, *self.names])
+        for row in rows:
+            writer.writerow(map(field_of, row))
 
     def join_columns(self, source: Source, rows: pa.Table, columns: pa.Table) -> pa.Table:
         """The rows of a converted part as they were in its file, and the new columns."""
@@ -103,28 +120,6 @@ def refuse_keys(source: Source, names: Sequence[str]) -> None:
                 raise DataError(f"{source.file.name}: row {row}: already has a key {keys[0]!r}; rename or remove it")
 
 
-def write_tables(
-    output: BinaryIO,
-    path: Path,
-    tables: Iterator[pa.Table],
-    names: Sequence[str],
-    delimiter: str = ",",
-    mark: bytes = b"",
-) -> None:
-    """Write at least one table with these columns in the format of ``path``; CSV with a delimiter, after a mark."""
-    match FORMAT_BY_SUFFIX[path.suffix.lower()]:
-        case "parquet":
-            write_parquet(output, tables)
-        case "jsonl":
-            write_objects(output, tables)
-        case _:
-            output.write(mark)
-            writer = csv.writer(CsvLines(output), delimiter=delimiter.replace("\t", ","))
-            writer.writerow(names)
-            for row in iter_rows(tables):
-                writer.writerow(map(field_of, row))
-
-
 class CsvLines:
     """A file for ``csv.writer``, whose records end at newlines; a carriage return is quoted like its ends."""
 
@@ -143,22 +138,6 @@ def read_schema(source: Source) -> pa.Schema:
         return parquet.read_footer(file.address, file.name)[1]
     names = {"jsonl": [], "folder": ["file", *file.source.text_columns]}.get(file.format, source.converted.columns)
     return pa.schema([(name, pa.large_string()) for name in names])
-
-
-def write_parquet(output: BinaryIO, tables: Iterator[pa.Table]) -> None:
-    """Write at least one table."""
-    first = next(tables)
-    with pq.ParquetWriter(output, first.schema) as writer:
-        for table in itertools.chain([first], tables):
-            writer.write_table(table)
-
-
-def write_objects(output: BinaryIO, tables: Iterator[pa.Table]) -> None:
-    """Write an object of JSON a line."""
-    for table in tables:
-        for row in iter_rows([table]):
-            values = dict(zip(table.column_names, map(finite, row), strict=True))
-            output.write(encode(as_json(values) + "\n"))
 
 
 def iter_rows(tables: Iterable[pa.Table]) -> Iterator[tuple[Any, ...]]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 import numpy as np
 
@@ -54,6 +54,8 @@ ERRORS_ONLY = 3
 class Scorer(ABC):
     """Computes logits of texts. Encoding and scoring are separate, so that one thread encodes while another scores."""
 
+    engine: ClassVar[Engine]
+
     def __init__(
         self,
         directory: Path,
@@ -61,7 +63,7 @@ class Scorer(ABC):
         device: str = "cpu",
         precision: str = "fp32",
         threads: int | None = None,
-        abstain: float = 0.0,
+        abstain: float | None = None,
     ) -> None:
         """Load and verify a bundle or export directory; a batch has at most ``batch_rows`` texts.
 
@@ -112,12 +114,12 @@ class Scorer(ABC):
         return prediction_columns(predicted, chances, self.labels, self.label_type)
 
 
-def read_decision(directory: Path, info: BundleInfo, abstain: float = 0.0) -> Decision:
+def read_decision(directory: Path, info: BundleInfo, abstain: float | None) -> Decision:
     """How a bundle decides; ``abstain`` is that of ``PredictConfig``. Raises ``ConfigError``."""
     if info.has_label_sets and abstain:
         problem = "its texts may have several labels, each predicted by a threshold of its own"
         raise ConfigError(f"{directory}: {problem}; abstain is for one label to a text: leave it out")
-    return Decision(info.temperature, info.threshold, info.thresholds, min_confidence=abstain)
+    return Decision(info.temperature, info.threshold, info.thresholds, min_confidence=abstain or 0.0)
 
 
 def require_onnxruntime(purpose: str) -> None:
@@ -128,6 +130,8 @@ def require_onnxruntime(purpose: str) -> None:
 
 class OnnxScorer(Scorer):
     """The network of an export folder, computed by ONNX Runtime on a CPU."""
+
+    engine = "onnx"
 
     @staticmethod
     def choose(info: BundleInfo, device: str, precision: str) -> dict[str, Any]:
@@ -169,29 +173,23 @@ def open_scorer(path: str | Path, engine: str = "auto", batch_rows: int = BATCH_
     ``options``: device, precision, threads and what decides, as for a ``Scorer``. Raises ``UserError``.
     """
     directory = bundle_directory(path)
-    scorer = scorer_class(resolve_engine(directory, engine))(directory, batch_rows, **options)
+    scorer = find_engine(directory, engine)(directory, batch_rows, **options)
     scorer.encode([])  # refuses another text→ids function now, not at the first text
     return scorer
 
 
-def scorer_class(engine: str) -> type[Scorer]:
-    """The class that computes with this engine, ``torch`` or ``onnx``."""
-    if engine == "onnx":
+def find_engine(directory: Path, engine: str) -> type[Scorer]:
+    """The class that computes a bundle on this machine; ``auto`` is torch, or ONNX Runtime if torch cannot be imported.
+
+    Raises ``UserError`` for a missing bundle or package.
+    """
+    require(engine in get_args(Engine), "engine", engine, f"one of {', '.join(get_args(Engine))}")
+    read_info(directory)  # report a missing bundle before a missing package
+    if engine == "onnx" or (engine == "auto" and not is_importable("torch")):
         return OnnxScorer
     require_package("torch", "--engine torch")
     bundle_class: type[Scorer] = load_object("harness.inference.bundle:Bundle")
     return bundle_class
-
-
-def resolve_engine(directory: Path, engine: str) -> str:
-    """The engine for a bundle directory on this machine, ``torch`` or ``onnx``; ``auto`` is torch, or ONNX Runtime if
-    torch cannot be imported. Raises ``UserError``.
-    """
-    require(engine in get_args(Engine), "engine", engine, f"one of {', '.join(get_args(Engine))}")
-    read_info(directory)  # report a missing bundle before a missing package
-    if engine != "auto":
-        return engine
-    return "torch" if is_importable("torch") else "onnx"
 
 
 def pad_texts(encoded: Sequence[np.ndarray]) -> np.ndarray:

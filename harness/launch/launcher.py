@@ -28,13 +28,14 @@ from typing import Any
 import psutil
 import yaml
 
+from harness.baselines.sentence_encoder import find_encoder
 from harness.baselines.teacher import is_file_name, prepare_teacher
 from harness.config import RunConfig, to_dict
 from harness.distributed import devices
 from harness.distributed.stopping import REASONS, read_reasons
 from harness.launch.options import TrainConfig, accelerate_arguments, complete_options
 from harness.output.tracking import check_trackers
-from harness.rundir.lock import MAX_CLAIM_S, check_claim, is_free
+from harness.rundir.layout import MAX_CLAIM_S, check_claim, is_free
 from harness.rundir.records import LAUNCH_ID, Ending, State, read_status, write_status
 from harness.training import preflight
 from harness.training.rules import CHOICES, ResolvedConfig, processes_on_cores, resolve_config
@@ -117,6 +118,7 @@ def prepare_teacher_apart(config: RunConfig) -> RunConfig:
     """
     if config.teacher is None or is_file_name(config.teacher):
         return prepare_teacher(config)
+    find_encoder(config.teacher)  # a misspelt name is refused before a process starts
     try:
         with ProcessPool(1) as pool:
             # cannot hang: the work ends, and the process with its pipe

@@ -135,9 +135,9 @@ def finish_runs(members: Sequence[Member], launch_config: LaunchRecipe) -> None:
     for split in values["splits"]:
         screen.print_text(f"{split}:")
         figures = [run["splits"][split] for run in values["runs"]]
-        screen.table(spread_table(figures))
+        screen.write(spread_table(figures))
     if (pooled := values.get("out_of_fold")) is not None:
         low, high = pooled["intervals"]["accuracy"]
         accuracy = f"accuracy {pooled['accuracy']:.4f} ({low:.4f} to {high:.4f} over rows)"
         screen.print_text(f"all {pooled['rows']:,} rows, each by the run that did not learn from it: {accuracy}")
-    screen.print_text(f"written to {results.summary_path(folder, kind)} and {REPORT}", "good")
+    screen.print_text(f"written to {results.summary_path(folder, kind)} and {REPORT}")

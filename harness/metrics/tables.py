@@ -57,7 +57,7 @@ def classes_table(per_class: Sequence[Mapping[str, Any]]) -> list[str]:
 def print_figures(screen: Screen, splits: Mapping[str, Mapping[str, Any]]) -> None:
     """Print figures of splits side by side, then the effect of temperature and threshold, and classes, of the last."""
     last = list(splits.values())[-1]
-    screen.table(figures_table(splits))
+    screen.write(figures_table(splits))
     calibration = last["calibration"]
     line = (
         f"calibration: temperature {last['temperature']:.3f} took the calibration error from "
@@ -68,7 +68,7 @@ def print_figures(screen: Screen, splits: Mapping[str, Mapping[str, Any]]) -> No
     screen.print_text(f"{line}; threshold {last['threshold']:.4f}" if has_threshold else line)
     screen.print_text(f"log loss: {LOG_LOSS_OF_SETS if 'thresholds' in last else LOG_LOSS}")
     screen.write([""])
-    screen.table(classes_table(last["per_class"]))
+    screen.write(classes_table(last["per_class"]))
 
 
 def print_evaluation(screen: Screen, values: Mapping[str, Any]) -> None:
@@ -78,11 +78,11 @@ def print_evaluation(screen: Screen, values: Mapping[str, Any]) -> None:
     screen.print_text(f"{values['split']}: {rows:,} rows{left_out}")
     if num_unread:
         share = f"{num_unread:,} of {rows:,} rows ({percent(num_unread / rows)})"
-        screen.print_text(f"note: {share} hold no known word", "warn")
+        screen.print_text(f"note: {share} hold no known word")
     screen.write([""])
     print_figures(screen, {values["split"]: values})
     screen.write([""])
-    screen.table(confusion_table(values))
+    screen.write(confusion_table(values))
 
 
 def confusion_table(values: Mapping[str, Any]) -> list[str]:

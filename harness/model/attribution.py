@@ -12,7 +12,6 @@ then misses of the change of the logit is known, since the logits at both ends a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,31 +40,24 @@ class Attribution:
     """The logit of the baseline."""
 
 
-def attributions(model: Classifier, texts: Sequence[np.ndarray], classes: Sequence[int]) -> list[Attribution]:
-    """For each text, the contribution of each token to the logit of its class, before calibration: none if the text has
-    no known word.
-
-    ``texts`` are ids, at least one each. ``model`` is in evaluation mode, in fp32 or wider, and does not change.
-    """
-    return [attribute(model, ids.astype(np.int64), label) for ids, label in zip(texts, classes, strict=True)]
-
-
 def attribute(model: Classifier, ids: np.ndarray, label: int) -> Attribution:
-    """See ``attributions``; ``ids`` int64 ``[tokens]``."""
-    wide = model.wide
+    """The contribution of each token of a text to the logit of a class, before calibration: none if the text has no
+    known word.
+
+    ``ids`` int64 ``[tokens]`` has at least one. ``model`` is in evaluation mode, in fp32 or wider, and does not change.
+    """
     sign, column = (2 * label - 1, 0) if model.outputs == 1 else (1, label)  # the single logit is that of class 1
     if model.prior is not None and (ids <= UNK).all():
         prior = sign * float(model.prior.flatten()[column])
         return Attribution(np.zeros(len(ids)), prior, prior)
     points = np.concatenate(([0.0, 1.0], (np.arange(NUM_STEPS) + 0.5) / NUM_STEPS))
     num_rows = max(1, MAX_BATCH_TOKENS // len(ids))
-    batches = [points[start : start + num_rows] for start in range(0, len(points), num_rows)]
+    batches = np.split(points, range(num_rows, len(points), num_rows))
     results = [read_line(model, ids, column, batch) for batch in batches]
-    logits = np.concatenate([logits for logits, _ in results])
-    growths = np.concatenate([growths for _, growths in results])
+    logits, growths = (np.concatenate(parts) for parts in zip(*results, strict=True))
     baseline, logit, scores = float(logits[0]), float(logits[1]), growths[2:].mean(axis=0)
-    if wide is not None:
-        added, bias = wide_scores(wide, ids, column), float(wide.share * wide.bias[column])
+    if model.wide is not None:
+        added, bias = wide_scores(model.wide, ids, column), float(model.wide.share * model.wide.bias[column])
         baseline, logit, scores = baseline + bias, logit + bias + float(added.sum()), scores + added
     return Attribution(sign * scores, sign * logit, sign * baseline)
 

@@ -198,10 +198,9 @@ class Objective(nn.Module):
         """Add dropout masks to a batch of optimizer ``step``."""
         batch.masks = self.classifier.masks(self.seed, step, batch)
 
-    def forward(self, batch: Batch, step: int) -> torch.Tensor:
-        """Sum of the losses of the batch's rows in optimizer ``step``; the caller divides by ``divisor``."""
-        masks = self.classifier.masks(self.seed, step, batch) if self.training else None
-        logits = self.classifier.read(batch, masks, self.recurrent_dtype)
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Sum of the losses of the rows of a prepared batch; the caller divides by ``divisor``."""
+        logits = self.classifier.read(batch, batch.masks, self.recurrent_dtype)
         if self.members is not None:
             labels = self.members[batch.labels].to(logits.dtype)
             return set_loss(logits, labels, self.label_smoothing, self.class_weights)

@@ -199,17 +199,8 @@ def coverage_of(ids: np.ndarray, vocabulary: Vocabulary) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class Donor:
-    """A bundle whose weights initialise another model."""
-
-    directory: Path
-    info: BundleInfo
-    vocabulary: Vocabulary
-
-
-def find_donor(source: str, wanted: ModelConfig) -> Donor:
-    """The bundle that ``init.weights`` names for a model like ``wanted``; its weights are not read yet.
+def find_donor(source: str, wanted: ModelConfig) -> tuple[Path, BundleInfo]:
+    """The bundle that ``init.weights`` names for a model like ``wanted``, and its index.
 
     Raises ``ConfigError`` if it is missing or has another shape, ``DataError`` if it is damaged.
     """
@@ -221,44 +212,44 @@ def find_donor(source: str, wanted: ModelConfig) -> Donor:
     if unequal_keys:
         changes = [f"model.{key} to {getattr(info.model, key)} (now {getattr(wanted, key)})" for key in unequal_keys]
         raise ConfigError(f"init.weights: {source} has layers of another shape; set {' and '.join(changes)}")
-    return Donor(directory, info, read_vocabulary(directory, info))
+    return directory, info
 
 
-def read_donor_weights(donor: Donor, model: ModelConfig, vocabulary: Vocabulary, manifest: Manifest) -> Start:
-    """The weights of a bundle for a ``model`` on a dataset. Raises ``DataError`` if they are damaged, or if the
-    vocabularies have no token in common.
-
-    ``donor``: result of ``find_donor`` for this model, so the layers have the same shape.
+def read_donor_weights(
+    directory: Path, info: BundleInfo, model: ModelConfig, vocabulary: Vocabulary, manifest: Manifest
+) -> Start:
+    """The weights of the bundle that ``find_donor`` gives for a ``model``, for its dataset. Raises ``DataError`` if it
+    is damaged, or if the vocabularies have no token in common.
     """
     from harness.model.networks import read_network
 
-    info, weights = donor.info, read_network(donor.directory, donor.info).state_dict()
+    weights, donors_vocabulary = read_network(directory, info).state_dict(), read_vocabulary(directory, info)
     # <unk> counts as a common token, <pad> does not.
-    matches = pc.fill_null(pc.index_in(vocabulary.tokens, value_set=donor.vocabulary.tokens), PAD)
+    matches = pc.fill_null(pc.index_in(vocabulary.tokens, value_set=donors_vocabulary.tokens), PAD)
     places = matches.to_numpy(zero_copy_only=False).astype(np.int64)
     ids = np.flatnonzero(places != PAD)
     covered = coverage_of(ids, vocabulary)
     if not covered["words"]:
         raise DataError(
-            f"{donor.directory}: none of the {len(donor.vocabulary) - len(RESERVED):,} tokens of its vocabulary is in "
+            f"{directory}: none of the {len(donors_vocabulary) - len(RESERVED):,} tokens of its vocabulary is in "
             "the dataset's; is it of another language, or preprocessed in another way (case, lemmas)?"
         )
-    names_by_prefix = find_common_parts(donor, model, manifest)
+    names_by_prefix = find_common_parts(info, model, manifest)
     parts = ", ".join(["embedding", *dict.fromkeys(names_by_prefix.values())])
     description = f"{parts} of a {info.task.replace('_', ' ')}"
-    facts = {"source": str(donor.directory), "what": description, "sha256": info.weights_sha256, **covered}
+    facts = {"source": str(directory), "what": description, "sha256": info.weights_sha256, **covered}
     fitting = {name: values for name, values in weights.items() if name.startswith(tuple(names_by_prefix))}
     return Start(fitting, weights[EMBEDDING][places[ids]], ids, facts)
 
 
-def find_common_parts(donor: Donor, model: ModelConfig, manifest: Manifest) -> dict[str, str]:
+def find_common_parts(donor: BundleInfo, model: ModelConfig, manifest: Manifest) -> dict[str, str]:
     """The parts of a donor, besides the embedding, that mean the same in a model: how the names of their tensors begin,
     and what they are called. The linear part is none of them: every run learns its own.
     """
-    theirs, is_classifier = donor.info.model, donor.info.task == CLASSIFIER
+    theirs, is_classifier = donor.model, donor.task == CLASSIFIER
     layers = min(theirs.num_layers if is_classifier else 1, model.num_layers)
     names_by_prefix = {f"recurrent.layers.{number}.": f"recurrent layer {number + 1}" for number in range(layers)}
-    their_head = (theirs.num_layers, theirs.pooling, donor.info.labels, donor.info.has_label_sets)
+    their_head = (theirs.num_layers, theirs.pooling, donor.labels, donor.has_label_sets)
     head = (model.num_layers, model.pooling, manifest.labels, manifest.has_label_sets)
     if is_classifier and their_head == head:
         names_by_prefix |= {"pooling.": "head", "head.": "head"}

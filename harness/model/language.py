@@ -277,25 +277,16 @@ class LanguageObjective(nn.Module):
     def prepare(self, step: int, batch: Batch) -> None:
         """Add dropout masks and candidates to a batch of optimizer ``step``."""
         batch.masks = self.classifier.masks(self.seed, step, batch)
-        batch.candidates = self.candidates(step, batch)
-
-    def candidates(self, step: int, batch: Batch) -> tuple[torch.Tensor, int]:
-        """The candidates of optimizer ``step`` on the device of ``batch``, int64, and the number of draws: those that
-        the loader has drawn, or the same.
-        """
-        if batch.candidates is not None:
-            return batch.candidates
         candidates, tries = self.sampler.draw(self.seed, step)
-        return send(torch.from_numpy(candidates), batch.ids.device), tries
+        batch.candidates = send(torch.from_numpy(candidates), batch.ids.device), tries
 
-    def forward(self, batch: Batch, step: int) -> torch.Tensor:
-        """Sum of the losses of a batch's predictions in optimizer ``step``; the caller divides by ``divisor``."""
-        model, device = self.classifier, batch.ids.device
-        masks = model.masks(self.seed, step, batch) if self.training else None
-        candidates, tries = self.candidates(step, batch)
-        with torch.autocast(device.type, enabled=False):
-            reading = model.read(batch, candidates, masks, self.recurrent_dtype)
-            return self.losses(reading, candidates, tries, masks)
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Sum of the losses of the predictions of a prepared batch; the caller divides by ``divisor``."""
+        assert batch.candidates is not None
+        candidates, tries = batch.candidates
+        with torch.autocast(batch.ids.device.type, enabled=False):
+            reading = self.classifier.read(batch, candidates, batch.masks, self.recurrent_dtype)
+            return self.losses(reading, candidates, tries, batch.masks)
 
     def losses(self, reading: Reading, candidates: torch.Tensor, tries: int, masks: Masks | None) -> torch.Tensor:
         """The sum of the losses of all predictions, divided by the window."""
@@ -314,9 +305,8 @@ class LanguageObjective(nn.Module):
             mask = None if head_mask is None else head_mask[:, number * hidden : (number + 1) * hidden].to(states.dtype)
             inputs = states if mask is None else states * mask[reading.index.row]
             projected = functional.pad(model.project(number, inputs, self.output_dtype), (0, 0, 0, 1))
-            token_targets = TokenTargets(wanted, wanting, hits, counts, self.output_dtype)
             output = (vectors, right_bias, reading.candidates, candidate_bias)
-            totals.append(SampledSoftmax.apply(projected, *output, token_targets))
+            totals.append(SampledSoftmax.apply(projected, *output, wanted, wanting, hits, counts, self.output_dtype))
             wanted, wanting = wanting, wanted
         return torch.stack(totals).sum() / self.targets.window
 
@@ -376,22 +366,6 @@ def elements_at_once(device: torch.device) -> int:
     return CPU_ELEMENTS if device.type == "cpu" else GPU_ELEMENTS
 
 
-@dataclass(frozen=True)
-class TokenTargets:
-    """What the states of one direction predict."""
-
-    wanted: torch.Tensor
-    """int64 ``[tokens, window]``: the tokens that each state predicts."""
-    wanting: torch.Tensor
-    """int64 ``[tokens, window]``: the states that predict each token."""
-    hits: torch.Tensor
-    """bool ``[tokens]``: whether a token is a candidate."""
-    counts: torch.Tensor
-    """``[tokens]``: weight of the loss of each token."""
-    dtype: torch.dtype
-    """Of products with candidates; all else is computed in the dtype of the states."""
-
-
 class SampledSoftmax(torch.autograd.Function):
     """Losses with their gradients, computed in one pass; ``backward`` only scales them."""
 
@@ -403,16 +377,22 @@ class SampledSoftmax(torch.autograd.Function):
         bias: torch.Tensor,
         candidate_vectors: torch.Tensor,
         candidate_bias: torch.Tensor,
-        token_targets: TokenTargets,
+        wanted: torch.Tensor,
+        wanting: torch.Tensor,
+        hits: torch.Tensor,
+        counts: torch.Tensor,
+        dtype: torch.dtype,
     ) -> torch.Tensor:
-        """The sum of the losses of all predictions.
+        """The sum of the losses of all predictions of one direction.
 
         A logit is the product of a state, ``projected`` ``[tokens, features]``, with a token's vector, plus a bias that
         is reduced by the logarithm of the token's expected count already. ``vectors`` ``[tokens, features]`` and
         ``bias`` ``[tokens]`` belong to the tokens, ``candidate_vectors`` and ``candidate_bias`` to the candidates.
+
+        int64 ``[tokens, window]``: ``wanted``, the tokens that each state predicts, and ``wanting``, the states that
+        predict each token. ``[tokens]``: ``hits``, whether a token is a candidate, and ``counts``, the weight of its
+        loss. ``dtype`` is that of products with candidates; all else is computed in the dtype of the states.
         """
-        wanted, wanting, dtype = token_targets.wanted, token_targets.wanting, token_targets.dtype
-        hits, counts = token_targets.hits, token_targets.counts
         inputs, outputs = projected.to(dtype), candidate_vectors.to(dtype)
         gradient, right_gradient = torch.empty_like(projected), torch.empty_like(wanted, dtype=projected.dtype)
         total = projected.new_zeros(())
@@ -447,7 +427,7 @@ class SampledSoftmax(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """The gradients of ``forward`` times the gradient of the sum."""
-        return (*(saved * gradients[0] for saved in ctx.saved_tensors), None)
+        return (*(saved * gradients[0] for saved in ctx.saved_tensors), *[None] * 5)
 
 
 def sum_weighted(places: torch.Tensor, weights: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:

@@ -280,8 +280,6 @@ class Network(nn.Module):
         """Site of dropout -> number of features there."""
 
     def masks(self, seed: int, step: int, batch: Batch) -> Masks | None:
-        """Dropout masks of a batch in optimizer ``step``: those that the loader has computed, or the same; None without
-        dropout.
-        """
+        """Dropout masks of a batch in optimizer ``step``; None without dropout."""
         rates = DropoutRates(self.size_by_site, self.config.dropout, self.config.word_dropout)
-        return batch.masks or draw_masks(seed, step, batch, rates, self.embedding.weight.dtype)
+        return draw_masks(seed, step, batch, rates, self.embedding.weight.dtype)

@@ -8,7 +8,7 @@ and a separate file; see docs/extending.md.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from harness.config import CLASSIFIER, LANGUAGE_MODEL, ModelConfig, RunConfig, Task
 from harness.rundir.bundle_files import BundleInfo
@@ -65,13 +65,6 @@ def num_parameters(config: ModelConfig, vocabulary_size: int, outputs: int, task
     head = pooling.parameters(size) + outputs * (size * pooling.vectors + 1)
     wide = outputs * (config.wide + 1) if config.wide else 0
     return vocabulary_size * embedding + sum(layers) + head + wide
-
-
-def count_exchanged_parameters(config: RunConfig, manifest: Manifest) -> int:
-    """Number of parameters whose gradients processes add up in each step: all but the linear part's table, which is
-    learned before.
-    """
-    return parameters_of(replace(config, model=replace(config.model, wide=0)), manifest)
 
 
 def parameters_of(config: RunConfig, manifest: Manifest) -> int:

@@ -7,8 +7,8 @@ import base64
 import io
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 
@@ -78,21 +78,21 @@ def curve_of(lines: Sequence[Line], name: str) -> Curve:
     return points[:, 0], points[:, 1]
 
 
-def learning_charts(runs: Sequence[RunFacts], names: Sequence[str]) -> list[Chart]:
+def learning_charts(runs: Sequence[RunFacts]) -> list[Chart]:
     """The charts of ``OVER_STEPS``; runs overlaid."""
     charts = list[Chart]()
     for title, lines, figure, y_label in OVER_STEPS:
-        curves = [curve_of(getattr(run, lines), figure) for run in runs]
-        charts += draw(title, zip(names, curves, strict=True), "step", y_label)
+        curves = [(run.name, curve_of(getattr(run, lines), figure)) for run in runs]
+        charts += draw(title, curves, "step", y_label)
     return charts
 
 
-def quality_charts(views: Sequence[Mapping[str, Any]], split: str) -> list[Chart]:
+def quality_charts(runs: Sequence[RunFacts], split: str) -> list[Chart]:
     """Confidence and accuracy of each bin with ``MIN_BIN_ROWS`` rows, on one split, runs overlaid."""
     curves = []
-    for run in views:
-        bins = run["figures"]["calibration"]["after"] if run["split"] == split else []
+    for run in runs:
+        bins = run.figures["calibration"]["after"] if run.figures and run.split == split else []
         points = [(entry["confidence"], entry["accuracy"]) for entry in bins if entry["rows"] >= MIN_BIN_ROWS]
         confidence, accuracy = np.array(points).reshape(-1, 2).T
-        curves.append((run["name"], (confidence, accuracy)))
+        curves.append((run.name, (confidence, accuracy)))
     return draw("Calibration", curves, "confidence", "accuracy", is_diagonal=True)

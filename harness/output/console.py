@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import CLASSIFIER, Choice, RunConfig
-from harness.metrics.figures import CHOSEN_BY
+from harness.metrics.figures import CHOSEN_BY, show_figure
 from harness.metrics.intervals import wilson
 from harness.metrics.tables import majority, never_found, print_figures, still_improving
 from harness.model.registry import parameters_of
@@ -24,18 +24,10 @@ from harness.rundir.records import Ending
 from harness.rundir.results import figures_name
 from padless.core.atomic import append_line
 from padless.core.split_names import TEST, VALIDATION
-from padless.core.terminal import Live, Screen, Tone, count_noun, duration, public, table
+from padless.core.terminal import Live, Screen, count_noun, duration, public, table
 
-TITLES = {
-    "accuracy": "accuracy",
-    "f1_micro": "F1 (micro)",
-    "log_loss": "log loss",
-    "calibrated_log_loss": "calibrated",
-    "perplexity": "perplexity",
-}
-"""Figures of a validation that are printed, as far as it has them, with their titles; the others are in the report."""
-
-
+SHOWN = ("accuracy", "f1_micro", "log_loss", "calibrated_log_loss", "perplexity")
+"""Figures of a validation that are printed, as far as it has them; the others are in the report."""
 MARK = "*"
 """Marks the figure by which the best epoch is chosen."""
 
@@ -50,19 +42,19 @@ class Log(Screen):
         super().__init__(quiet=quiet)
         self.file = file
 
-    def write(self, lines: Sequence[str], tone: Tone = "") -> None:
+    def write(self, lines: Sequence[str]) -> None:
         """Write as ``Screen`` does; after a failure, print nothing more."""
         with contextlib.suppress(OSError):
             if self.file is not None:
                 append_line(self.file, "\n".join(lines))
         try:
-            super().write(lines, tone)
+            super().write(lines)
         except OSError:
             self.quiet = True
 
 
 class Console(Observer):
-    """Lines on stdout and in ``log.txt``, without a file in a dry run; in a terminal with colour and a live line."""
+    """Lines on stdout and in ``log.txt``, without a file in a dry run; in a terminal with a live line."""
 
     def __init__(self, config: RunConfig) -> None:
         """The run directory may be missing until the run starts."""
@@ -147,8 +139,8 @@ class Console(Observer):
             cells = self.validation_cells(values)
             head, line = table([cells])
             if not self.validations:
-                self.screen.write([head], "head")
-            self.screen.write([line], "good" if values["best"] else "")
+                self.screen.write([head])
+            self.screen.write([line])
             self.validations.append(values)
 
     def validation_cells(self, values: Mapping[str, Any]) -> dict[str, str]:
@@ -157,13 +149,13 @@ class Console(Observer):
             "epoch": f"{values['epoch']}/{self.config.epochs}".rjust(2 * len(str(self.config.epochs)) + 1),
             "loss": f"{self.figures['loss']:7.4f}" if self.figures else "–".rjust(7),
         }
-        for key in [key for key in TITLES if key in values]:
-            cell = f"{values[key]:,.1f}" if key == "perplexity" else f"{values[key]:,.4f}"
-            if key == "accuracy":
-                low, high = wilson(round(values[key] * values["rows"]), values["rows"])
-                cell += f" ± {(high - low) / 2:.4f}"
-            title = "subset accuracy" if key == "accuracy" and "f1_micro" in values else TITLES[key]
-            cells[title + (MARK if key == self.selecting_figure else "")] = cell
+        for key in SHOWN:
+            if key in values:
+                title, cell, _ = show_figure(values, key, ())
+                if key == "accuracy":
+                    low, high = wilson(round(values[key] * values["rows"]), values["rows"])
+                    cell += f" ± {(high - low) / 2:.4f}"
+                cells[title + (MARK if key == self.selecting_figure else "")] = cell
         cells["time"] = duration(time.monotonic() - self.started).rjust(6)
         return cells | {" ": "kept" if values["best"] else "    "}
 
@@ -179,7 +171,7 @@ class Console(Observer):
                 accuracy = f"subset {accuracy} (macro), {values['f1_micro']:.4f} (micro)"
             self.screen.fact(split, f"{accuracy}, log loss {values['log_loss']:.4f}, {values['rows']:,} rows")
         for sentence in filter(None, (majority(values), never_found(values["per_class"]))):
-            self.screen.fact("note", sentence, "warn")
+            self.screen.fact("note", sentence)
 
     def close(self, ending: Ending) -> None:
         """Print where the results are and what to do next, or how to resume."""
@@ -197,10 +189,10 @@ class Console(Observer):
         """What a finished run holds, and the commands that use it."""
         run, advice = self.directory, still_improving(self.validations, self.selecting_figure, self.config.epochs)
         if advice:
-            self.screen.fact("note", advice, "warn")
+            self.screen.fact("note", advice)
         names = (layout.BUNDLE, figures_name(TEST), layout.REPORT, layout.LOG)
         results = ", ".join(name for name in names if (run / name).exists())
-        self.screen.fact("finished", f"in {duration}; {run} has {results}", "good")
+        self.screen.fact("finished", f"in {duration}; {run} has {results}")
         name = shlex.quote(str(run))
         if self.config.task == CLASSIFIER:
             self.screen.fact("next", f"padless report {name} --open")

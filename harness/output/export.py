@@ -10,7 +10,6 @@ import hashlib
 import html
 import re
 import shutil
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from harness.baselines.measured import find_results
 from harness.inference.bundle import Bundle
 from harness.inference.config import ExportConfig
 from harness.inference.scorer import OnnxScorer, require_onnxruntime
 from harness.metrics.figures import show_figure, show_figures
 from harness.model.registry import num_outputs, num_parameters
 from harness.output.onnx_graph import check_exportable, export_onnx
+from harness.output.run_facts import RunFacts
 from harness.rundir.bundle_files import (
     CARD,
     INDEX,
@@ -36,8 +35,6 @@ from harness.rundir.bundle_files import (
     write_info,
 )
 from harness.rundir.layout import BUNDLE, CONFIG
-from harness.rundir.records import read_environment, read_run_config
-from harness.rundir.results import read_measured
 from padless.core import atomic
 from padless.core.atomic import storage_errors
 from padless.core.errors import DataError
@@ -64,7 +61,7 @@ def main(config: ExportConfig) -> None:
         require_package("onnxscript", "--onnx", "onnx")
         require_onnxruntime("--onnx")
         check_exportable(bundle.model)
-    records = records_of(source, bundle.info)
+    records = records_of(source)
     info = replace(
         bundle.info,
         vectors=without_folders(bundle.info.vectors),
@@ -99,7 +96,7 @@ def run_of(bundle: Path) -> Path | None:
 
 
 def compare_with_torch(bundle: Bundle, onnx: OnnxScorer, screen: Screen) -> dict[str, Any]:
-    """Compare ONNX Runtime with torch on two batches of random ids: ``NUM_LENGTHS`` lengths from 1 to the bundle's
+    """Compare ONNX Runtime with torch on random ids: twice ``NUM_LENGTHS`` lengths from 1 to the bundle's
     longest text, in a geometric series.
 
     Prints and returns the largest ``difference`` of a probability, the number of ``texts``, and ``longest``. Raises
@@ -108,23 +105,18 @@ def compare_with_torch(bundle: Bundle, onnx: OnnxScorer, screen: Screen) -> dict
     random, longest = np.random.default_rng(0), bundle.encoder.pipeline.spec.max_tokens
     vocabulary_size = bundle.info.vocabulary_size
     lengths = np.unique(np.geomspace(1, longest, NUM_LENGTHS).round().astype(int))
-    worst = 0.0
-    for end_id in (vocabulary_size, min(vocabulary_size, UNK + NUM_COMMON_IDS)):
-        encoded = [random.integers(UNK, end_id, length) for length in lengths]
-        _, wanted = bundle.decision.predictions(bundle.score(encoded))
-        difference = float(np.abs(onnx.score(encoded, PROBABILITIES) - wanted).max())
-        worst = max(worst, difference if np.isfinite(difference) else np.inf)
-    if worst > MAX_DIFFERENCE:
+    end_ids = (vocabulary_size, min(vocabulary_size, UNK + NUM_COMMON_IDS))
+    texts = [random.integers(UNK, end_id, length) for end_id in end_ids for length in lengths]
+    _, wanted = bundle.decision.predictions(bundle.score(texts))
+    worst = float(np.abs(onnx.score(texts, PROBABILITIES) - wanted).max())
+    if not worst <= MAX_DIFFERENCE:  # NaN, too
         raise DataError(
             f"--onnx: a probability of the ONNX network differs from torch's by {worst:.2g}, more than "
             f"{MAX_DIFFERENCE:g}; nothing was exported: try another version of onnxruntime, or export without --onnx"
         )
-    texts = 2 * len(lengths)
-    screen.fact(
-        "onnx",
-        f"no probability of {texts:,} random texts of 1 to {longest} tokens differs from torch's by over {worst:.2g}",
-    )
-    return {"difference": worst, "texts": texts, "longest": longest}
+    sample = f"{len(texts):,} random texts of 1 to {longest} tokens"
+    screen.fact("onnx", f"no probability of {sample} differs from torch's by over {worst:.2g}")
+    return {"difference": worst, "texts": len(texts), "longest": longest}
 
 
 TEMPLATE = Path(__file__).with_name("card.md.j2")
@@ -147,22 +139,18 @@ def markdown_code(text: str) -> str:
     return markdown(text) if {"<", "&"} & {*code} else f"`{code}`"
 
 
-def records_of(bundle: Path, info: BundleInfo) -> dict[str, Any]:
-    """Records of the training of a bundle; missing ones are empty. ``run_config`` and ``environment``; ``splits`` with
-    their rows, classes and lengths; ``figures`` of these weights on the test split, or else on validation; and
-    ``linear``, those of the TF-IDF baseline on the same split. Raises ``DataError`` for a damaged file of the run.
+def records_of(bundle: Path) -> dict[str, Any]:
+    """Records of the training of a bundle; missing ones are empty: ``run_config`` and ``environment``; ``figures`` of
+    these weights on the test split, or else on validation; and ``linear``, those of the TF-IDF baseline on the same
+    split. Raises ``DataError`` for a damaged file of the run.
     """
-    names = ("run_config", "environment", "figures", "linear")
-    records: dict[str, Any] = {**{name: {} for name in names}, "splits": info.splits}
-    if (run := run_of(bundle)) is None:
-        return records
-    records |= {"run_config": read_run_config(run), "environment": read_environment(run)}
-    if measured := read_measured(run):
-        records["figures"] = measured.figures
-        with suppress(DataError):
-            figures_by_split = find_results(run, records["run_config"].get("data", ""), info.dataset)[1]
-            records["linear"] = figures_by_split.get(measured.split, {})
-    return records
+    run = run_of(bundle)
+    if run is None:
+        return {"run_config": {}, "environment": {}, "figures": {}, "linear": {}}
+    facts = RunFacts(run)
+    linear = facts.linear.get(str(facts.split), {})
+    figures = facts.figures or {}
+    return {"run_config": facts.config, "environment": facts.environment, "figures": figures, "linear": linear}
 
 
 def render_model_card(
@@ -178,7 +166,7 @@ def render_model_card(
     """
     from huggingface_hub import ModelCard, ModelCardData
 
-    figures, run_config, train = records["figures"], records["run_config"], records["splits"].get(TRAIN, {})
+    figures, run_config, train = records["figures"], records["run_config"], info.splits.get(TRAIN)
     spec = info.text["spec"]
     is_of_language = {spec["stop_words"], spec["lemmatizer"]} != {"none"} or spec["tokenizer"].startswith("nltk")
     language = config.language or (spec["language"] if is_of_language else None)
@@ -192,6 +180,7 @@ def render_model_card(
     settings = {**run_config, "lr": run_config.get("optim", {}).get("lr")}
     facts: dict[str, Any] = {
         **records,
+        "splits": info.splits,
         "config": config,
         "language": language,
         "name": name,
@@ -202,7 +191,7 @@ def render_model_card(
         "most": CLASSES,
         "measured": show_figures(figures, info.labels),
         "training": {key: settings[key] for key in SETTINGS if settings.get(key) is not None},
-        "cut": train.get("lengths", {}).get(str(spec["max_tokens"]), 0) / train.get("rows", 1),
+        "cut": train["lengths"].get(str(spec["max_tokens"]), 0) / train["rows"] if train else 0,
         "onnx": onnx,
         "code": markdown_code,
         "accuracy": partial(show_figure, key="accuracy", labels=info.labels),

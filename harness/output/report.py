@@ -29,7 +29,7 @@ import yaml
 from harness.baselines.measured import FOLDER as BASELINE
 from harness.baselines.measured import Comparison, find_results
 from harness.baselines.tfidf import estimate_seconds, names_of
-from harness.config import CLASSIFIER, LANGUAGE_MODEL, RunConfig, flat
+from harness.config import CLASSIFIER, RunConfig, flat
 from harness.inference import explanation
 from harness.metrics.figures import FIGURES, scalar_figures, show_figure, show_figures
 from harness.metrics.intervals import wilson
@@ -58,7 +58,7 @@ from padless.core.processes import start_child
 from padless.core.schema import LocalPath, LocalPaths
 from padless.core.signals import STOP
 from padless.core.split_names import TEST, VALIDATION
-from padless.core.terminal import count_noun, duration, print_stderr, printable, public, public_values
+from padless.core.terminal import count_noun, duration, print_stderr, public, public_values
 from preprocessing.dataset.views import read_data
 
 FOLDER = Path(__file__).parent
@@ -157,22 +157,22 @@ def render_page(runs: Sequence[RunFacts], spread: dict[str, Any] | None) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(FILTERS)
-    environment.globals["bin_rows"] = MIN_BIN_ROWS
+    environment.globals |= {"bin_rows": MIN_BIN_ROWS, "log_loss": LOG_LOSS, "log_loss_of_sets": LOG_LOSS_OF_SETS}
     runs = rank(runs) if spread is None else runs
-    names, num_datasets = unique_names(runs), len({run.fingerprint or run.directory for run in runs})
-    views = [view(run, name) for run, name in zip(runs, names, strict=True)]
-    if len(runs) == 1 and spread is None:
-        views[0] |= view_details(runs[0])
-    measured_splits = {run["split"] for run in views} - {None}
+    num_datasets = len({run.fingerprint or run.directory for run in runs})
+    for run, name in zip(runs, unique_names(runs), strict=True):
+        run.name = name
+    details = view_details(runs[0]) if len(runs) == 1 and spread is None else None
+    measured_splits = {run.split for run in runs} - {None}
     chart_split = VALIDATION if measured_splits == {VALIDATION} else TEST
     style = (FOLDER / STYLE).read_text(encoding="utf-8") + explanation.STYLE
-    title = names[0] if len(runs) == 1 else f"{len(runs)} runs side by side"
+    title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs side by side"
     numbers, pairs = list(range(1, len(runs) + 1)), list[tuple[str, Comparison]]()
     if spread is not None:
         title = f"{spread['folder']}: {count_noun(len(runs), spread['kind'])}"
         numbers = [run.number for run in spread["runs"]]
     elif num_datasets == 1:
-        pairs = compare_with_first(runs, names)
+        pairs = compare_with_first(runs)
     page = {
         "title": title,
         "generator": GENERATOR,
@@ -181,9 +181,10 @@ def render_page(runs: Sequence[RunFacts], spread: dict[str, Any] | None) -> str:
         "spread": spread,
         "made": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "version": VERSION,
-        "runs": views,
-        "learning": learning_charts(runs, names),
-        "quality": quality_charts(views, chart_split),
+        "runs": runs,
+        "details": details,
+        "learning": learning_charts(runs),
+        "quality": quality_charts(runs, chart_split),
         "split": chart_split,
         "differing": differing_settings(runs),
         "pairs": pairs,
@@ -192,31 +193,11 @@ def render_page(runs: Sequence[RunFacts], spread: dict[str, Any] | None) -> str:
         "ranked_by": FIGURES[ranking_figure(runs)].title,
         "slots": NUM_COLOURS,
     }
-    return printable(explanation.unix_lines(environment.get_template(TEMPLATE).render(page)))
-
-
-def view(run: RunFacts, name: str) -> dict[str, Any]:
-    """The template's variables of one run, charts excepted."""
-    figures = None if run.measured is None else run.measured.figures
-    has_label_sets = run.manifest is not None and run.manifest.has_label_sets
-    if figures is not None:
-        has_label_sets = "thresholds" in figures
-    return {
-        "name": name,
-        "facts": run,
-        "labels": run.labels,
-        "pretrained": run.config.get("task") == LANGUAGE_MODEL,
-        "has_label_sets": has_label_sets,
-        "log_loss": LOG_LOSS_OF_SETS if has_label_sets else LOG_LOSS,
-        "split": None if run.measured is None else run.measured.split,
-        "figures": figures,
-        "state": run.status.get("state", "unknown"),
-        "step": run.status.get("step") or (run.train[-1]["step"] if run.train else 0),
-    }
+    return explanation.escape_controls(environment.get_template(TEMPLATE).render(page))
 
 
 def view_details(run: RunFacts) -> dict[str, Any]:
-    """Further variables of a run that has a page of its own: settings, dataset, classes and mistakes."""
+    """The template's variables of a run that has a page of its own: settings, dataset, classes and mistakes."""
     manifest = run.manifest
     config = public_values(manifest.provenance.get("config")) if manifest is not None else None
     details = {
@@ -224,39 +205,18 @@ def view_details(run: RunFacts) -> dict[str, Any]:
         "splits": {} if manifest is None else split_facts(manifest),
         "dataset_config": yaml.safe_dump(config, sort_keys=False, allow_unicode=True) if config else None,
     }
-    if run.measured is None:
+    figures = run.figures
+    if figures is None:
         return details
-    figures = run.measured.figures
     mistakes, no_texts = mistakes_of(figures["mistakes"], manifest, str(run.config["data"]))
     return details | {
         "warnings": list(filter(None, (majority(figures), never_found(figures["per_class"])))),
-        "mistakes": group_mistakes(mistakes, figures),
+        "mistakes": mistakes,
         "no_texts": no_texts,
         "classes": worst_first(figures["per_class"]),
         "matrix": matrix_of(figures),
         "confusions": confusions(figures)[:LISTED_CONFUSIONS],
     }
-
-
-def group_mistakes(mistakes: Sequence[dict[str, Any]], figures: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The confusions of which there are mistakes to show, each with its ``mistakes``, the largest first; with several
-    labels to a text, the classes that rows wrongly get, those with the lowest F1 first, with the share of rows that
-    have them.
-    """
-    has_label_sets = "thresholds" in figures
-    by_confusion: dict[tuple[str | None, str], list[dict[str, Any]]] = {}
-    for mistake in sorted(mistakes, key=lambda mistake: -mistake["probability"]):
-        label = None if has_label_sets else mistake["label"]
-        by_confusion.setdefault((label, mistake["predicted"]), []).append(mistake)
-    groups = confusions(figures)
-    if has_label_sets:
-        groups = [
-            {"label": None, "predicted": entry["label"], "rows": entry["predicted"], "share": entry["precision"]}
-            for entry in worst_first(figures["per_class"])
-        ]
-    for group in groups:
-        group["mistakes"] = by_confusion.get((group["label"], group["predicted"]), [])
-    return [group for group in groups if group["mistakes"]]
 
 
 def confusions(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -272,12 +232,13 @@ def matrix_of(figures: Mapping[str, Any]) -> np.ndarray:
     """Rows of each true class by predicted class, int64 ``[classes, classes]``; empty for too many classes, and with
     several labels to a text.
     """
+    from scipy.sparse import coo_array  # slow
+
     number = len(figures["labels"])
     if number > MAX_MATRIX_CLASSES or "thresholds" in figures:
         return np.empty((0, 0))
-    matrix, (true, predicted, rows) = np.zeros((number, number), np.int64), np.array(figures["confusion"]).T
-    matrix[true, predicted] = rows
-    return matrix
+    true, predicted, rows = np.array(figures["confusion"]).T
+    return coo_array((rows, (true, predicted)), (number, number)).toarray()
 
 
 def capitalize(text: str) -> str:

@@ -41,6 +41,7 @@ class RunFacts:
     def __init__(self, directory: str | Path) -> None:
         """Read it. Raises ``DataError`` if it is not a run, has no metrics, or is damaged."""
         self.directory = Path(directory)
+        self.name = self.directory.name
         self.config = read_run_config(directory)
         lines = read_log(directory)
         if not lines:
@@ -56,8 +57,12 @@ class RunFacts:
         """Time to the last validation."""
         self.environment = public_values(read_environment(directory))
         self.status = public_values(read_status(directory))
+        self.state = self.status.get("state", "unknown")
+        self.step = self.status.get("step") or (self.train[-1]["step"] if self.train else 0)
         self.measured = read_measured(self.directory)
         """Figures on the test split, else on validation, if any."""
+        self.split = self.measured.split if self.measured is not None else None
+        self.figures = self.measured.figures if self.measured is not None else None
         info = find_info(self.directory / BUNDLE)
         self.fingerprint = info.dataset if info is not None else None
         """Fingerprint of the dataset of the training."""
@@ -79,14 +84,24 @@ class RunFacts:
     @property
     def labels(self) -> list[str]:
         """The names of the classes; empty if unknown."""
-        if self.measured is not None:
-            return list(self.measured.figures["labels"])
+        if self.figures is not None:
+            return list(self.figures["labels"])
         return list(self.manifest.labels) if self.manifest is not None else []
+
+    @property
+    def is_pretraining(self) -> bool:
+        """Whether it trains a language model."""
+        return self.config.get("task") == LANGUAGE_MODEL
+
+    @property
+    def has_label_sets(self) -> bool:
+        """Whether a text may have several labels, as far as figures show it."""
+        return "f1_micro" in (self.figures or self.best_validation or {})
 
     @property
     def deciding_figure(self) -> str:
         """The figure that chose the best weights; always the loss for a pretraining."""
-        select = "loss" if self.config.get("task") == LANGUAGE_MODEL else str(self.config.get("select"))
+        select = "loss" if self.is_pretraining else str(self.config.get("select"))
         return CHOSEN_BY.get(select, "accuracy")
 
     @property
@@ -98,7 +113,7 @@ class RunFacts:
     def advice(self) -> str | None:
         """Whether a finished run should have had more epochs."""
         epochs = self.config.get("epochs")  # a cut file lacks it
-        if self.status.get("state") != "finished" or epochs is None:
+        if self.state != "finished" or epochs is None:
             return None
         return still_improving(self.validation, self.deciding_figure, epochs)
 
@@ -147,15 +162,15 @@ def rank(runs: Sequence[RunFacts]) -> list[RunFacts]:
     return sorted(runs, key=position)
 
 
-def compare_with_first(runs: Sequence[RunFacts], names: Sequence[str]) -> list[tuple[str, Comparison]]:
+def compare_with_first(runs: Sequence[RunFacts]) -> list[tuple[str, Comparison]]:
     """The name of each run that can be compared with the first, over the same rows; its accuracy takes the place of the
     TF-IDF baseline's.
     """
     first, pairs = runs[0].measured, list[tuple[str, Comparison]]()
-    for run, name in zip(runs[1:], names[1:], strict=True):
+    for run in runs[1:]:
         with suppress(DataError):  # other rows, or no predictions
             if first and (pair := compare_with_run(run.measured, first.directory, {first.split: first.figures})):
-                pairs.append((name, pair))
+                pairs.append((run.name, pair))
     return pairs
 
 

@@ -20,8 +20,7 @@ import psutil
 
 from harness.output.tracking import AccelerateTracker, figures_by_chart, is_installed
 from harness.rundir.json_files import read_object
-from harness.rundir.layout import METRICS, THROUGHPUT, TRACKING, members, tracker_state
-from harness.rundir.lock import open_locked
+from harness.rundir.layout import METRICS, THROUGHPUT, TRACKING, members, open_locked, tracker_state
 from harness.rundir.metrics_log import KINDS, read_log
 from harness.rundir.records import read_run_config, read_status
 from padless.core import atomic

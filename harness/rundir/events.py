@@ -6,7 +6,7 @@ The training sends events and knows no receiver. A receiver never ends the run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +60,16 @@ class Observer:
         """The run has ended; ``status.json`` is written already."""
 
 
+def pass_on(event: str) -> Callable[..., None]:
+    """A method of ``Observers`` that sends an event to every receiver."""
+
+    def send(self: Observers, *arguments: Any) -> None:
+        for receiver in self.receivers:
+            getattr(receiver, event)(*arguments)
+
+    return send
+
+
 class Observers(Observer):
     """Passes each event to several receivers, in their order."""
 
@@ -67,42 +77,11 @@ class Observers(Observer):
         """The first receiver closes first."""
         self.receivers = receivers
 
-    def begin(self) -> None:
-        """Pass it on."""
-        for receiver in self.receivers:
-            receiver.begin()
-
-    def start(self, opening: Opening) -> None:
-        """Pass it on."""
-        for receiver in self.receivers:
-            receiver.start(opening)
-
-    def advance(self, step: int, work: str = "") -> None:
-        """Pass it on."""
-        for receiver in self.receivers:
-            receiver.advance(step, work)
-
-    def log(self, kind: str, values: dict[str, Any]) -> None:
-        """Pass it on."""
-        for receiver in self.receivers:
-            receiver.log(kind, values)
-
-    def print_text(self, text: str) -> None:
-        """Pass it on."""
-        for receiver in self.receivers:
-            receiver.print_text(text)
-
-    def fact(self, name: str, text: str) -> None:
-        """Pass it on."""
-        for receiver in self.receivers:
-            receiver.fact(name, text)
-
-    def results(self, figures_by_split: Mapping[str, Mapping[str, Any]]) -> None:
-        """Pass it on."""
-        for receiver in self.receivers:
-            receiver.results(figures_by_split)
-
-    def close(self, ending: Ending) -> None:
-        """Pass it on."""
-        for receiver in self.receivers:
-            receiver.close(ending)
+    begin = pass_on("begin")
+    start = pass_on("start")
+    advance = pass_on("advance")
+    log = pass_on("log")
+    print_text = pass_on("print_text")
+    fact = pass_on("fact")
+    results = pass_on("results")
+    close = pass_on("close")

@@ -3,8 +3,7 @@
 
 A file that only padless changes is sealed: its last key is the sha256 of the others. A process that is killed while it
 appends leaves an incomplete last line, which is ignored. Any other line that is not a JSON object raises ``DataError``.
-If several processes append to a file, incomplete lines may occur anywhere, and all are skipped. All files are read as
-untrusted (``padless.core.untrusted``).
+All files are read as untrusted (``padless.core.untrusted``).
 """
 
 from __future__ import annotations
@@ -95,10 +94,10 @@ def check_file(path: Path, entry: Indexed, index: str, advice: str) -> None:
         raise DataError(f"{path}: its sha256 is not the one in {index}: bytes were changed; {advice}")
 
 
-def read_lines(path: Path, *, several_writers: bool = False) -> list[Line]:
+def read_lines(path: Path) -> list[Line]:
     """The objects of a file with one JSON object per line, in order; empty if there is no such file.
 
-    ``several_writers`` skips every incomplete line, not only the last one. Raises ``DataError``, which names the line.
+    Raises ``DataError``, which names the line.
     """
     try:
         data = read_bytes(path, MAX_LINES_BYTES)
@@ -113,7 +112,6 @@ def read_lines(path: Path, *, several_writers: bool = False) -> list[Line]:
             if line.strip():
                 objects.append({**parse_json(line)})
         except (ValueError, TypeError) as error:
-            if not several_writers:
-                problem = f"line {number} is not JSON ({error})"
-                raise DataError(f"{path}: {problem}; remove it, or restore the file") from None
+            problem = f"line {number} is not JSON ({error})"
+            raise DataError(f"{path}: {problem}; remove it, or restore the file") from None
     return objects

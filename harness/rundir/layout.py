@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The file names in a run directory and in a folder of many runs, and checks of directories that users name.
+"""The file names in a run directory and in a folder of many runs, checks of directories that users name, and the lock
+that one process holds while it trains in a run directory.
 
 ::
 
@@ -42,11 +43,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TextIO, cast
 
-from padless.core.atomic import contains_words, refuse_inside, storage_errors
-from padless.core.errors import ConfigError
-from padless.core.processes import is_lock
+from padless.core.atomic import contains_words, nearest_existing, refuse_inside, storage_errors
+from padless.core.errors import ConfigError, StorageError, UserError
+from padless.core.processes import acquire, is_lock
 from preprocessing.dataset.shards import MANIFEST
 
 CONFIG = "config.yaml"
@@ -73,6 +74,11 @@ MAX_LISTED = 5
 """Maximum number of runs listed in a message."""
 MAX_LOOK_S = 60.0
 """Longest wait for a file of another machine to become visible."""
+MAX_CLAIM_S = 20.0
+"""How long a start waits for another process to release the directory.
+
+Ranks take a moment to exit after their launcher was killed.
+"""
 
 
 storage = partial(storage_errors, otherwise="name another directory")
@@ -124,6 +130,50 @@ def check_figures_directory(output: str | Path, run: str | Path | None = None) -
     if is_of_other_run or (path / MANIFEST).is_file():
         kind = "a run" if is_of_other_run else "a dataset"
         raise ConfigError(f"output: {output} is the directory of {kind}; name one for these figures")
+
+
+def claim_run(run: Path) -> TextIO:
+    """Make the run directory and lock it until the returned file is closed.
+
+    Raises ``ConfigError`` if another process holds it or it holds other files, ``StorageError`` if it cannot be
+    written. A file system without locks is not locked.
+    """
+    check_directory(run)
+    with storage(run):
+        run.mkdir(parents=True, exist_ok=True)
+        return open_locked(run, MAX_CLAIM_S, "a+")
+
+
+def open_locked(run: Path, limit_s: float, mode: str) -> TextIO:
+    """The lock file of a run directory, locked until it is closed. Raises ``ConfigError`` if another process still
+    holds it after ``limit_s``.
+    """
+    lock = cast(TextIO, open(run / LOCK, mode))  # noqa: SIM115 - held for as long as the run
+    try:
+        sentence = f"run: another process trains in {run}; wait for it or name another directory"
+        acquire(lock, limit_s, ConfigError(sentence))
+    except ConfigError:
+        lock.close()
+        raise
+    return lock
+
+
+def check_claim(run: Path, limit_s: float = 0.0) -> None:
+    """Raise what ``claim_run`` would raise after ``limit_s``, without writing: for a dry run, and a launcher."""
+    nearest = nearest_existing(str(run))  # a file in place of a directory is refused later
+    if nearest.is_dir() and not os.access(nearest, os.W_OK | os.X_OK):
+        raise StorageError(f"run: {run} cannot be written: you may not write to {nearest}; name another directory")
+    if (run / LOCK).exists():
+        open_locked(run, limit_s, "r").close()
+
+
+def is_free(run: Path) -> bool:
+    """Whether a run directory exists, can be written, and is locked by no process."""
+    try:
+        check_claim(run)
+    except UserError:
+        return False
+    return run.is_dir()
 
 
 def wait_for_file(file: Path, is_visible: Callable[[], bool], timeout_s: float) -> None:

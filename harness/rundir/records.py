@@ -17,15 +17,13 @@ import yaml
 from msgspec.structs import asdict
 
 from harness.config import RunConfig, to_record
-from harness.rundir.json_files import RESTORE, Line, read_lines, read_object
+from harness.rundir.json_files import RESTORE, read_object
 from harness.rundir.layout import (
     ATTEMPTS,
     CONFIG,
     ENVIRONMENT,
     STATUS,
     describe_missing_bundle,
-    join_runs,
-    members,
     storage,
 )
 from padless.core import atomic
@@ -63,14 +61,8 @@ def read_run_config(run: str | Path) -> dict[str, Any]:
     try:
         content = dict[str, Any](yaml.load(path.read_text(encoding="utf-8"), QUICK))
     except (FileNotFoundError, NotADirectoryError):
-        runs = members(run)
-        if runs:
-            sentence = f"{run}: holds the runs {join_runs(runs)}; name one of them, as in {runs[0].path}"
-            raise DataError(sentence) from None
         raise DataError(f"{path}: missing: {describe_missing_bundle(Path(run))}") from None
-    except OSError as error:
-        raise DataError(f"{path}: not readable ({error.strerror}); {RESTORE}") from None
-    except (yaml.YAMLError, ValueError, TypeError) as error:
+    except (OSError, yaml.YAMLError, ValueError, TypeError) as error:
         raise DataError(f"{path}: not readable as YAML ({one_line(error)}); {RESTORE}") from None
     if "data" not in content:
         raise DataError(f"{path}: has no key data; {RESTORE}")
@@ -175,11 +167,6 @@ def note_attempt(run: str | Path, facts: dict[str, Any]) -> None:
     """Append a line to ``attempts.jsonl``, with the attempt's number, from 1. Raises ``StorageError``."""
     path = Path(run, ATTEMPTS)
     with storage(path):
-        number = 1 + len(read_attempts(run))
-        line = {"attempt": number, "started": time.time(), "host": platform.node(), **facts}
+        num_lines = path.read_bytes().count(b"\n") if path.exists() else 0
+        line = {"attempt": num_lines + 1, "started": time.time(), "host": platform.node(), **facts}
         atomic.append_line(path, json.dumps(line))
-
-
-def read_attempts(run: str | Path) -> list[Line]:
-    """One line for each start of a run, oldest first; an incomplete line is skipped."""
-    return read_lines(Path(run, ATTEMPTS), several_writers=True)

@@ -12,7 +12,6 @@ from concurrent.futures import BrokenExecutor, Future, TimeoutError
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -22,9 +21,8 @@ from threadpoolctl import threadpool_limits
 
 from harness.batch import Layout
 from harness.config import LANGUAGE_MODEL, Choice, OptimConfig, RunConfig, flat, to_dict
-from harness.data.loader import Loader
+from harness.data.loader import Loader, OpenData, open_data
 from harness.data.order import order_over
-from harness.data.placement import OpenData, open_data
 from harness.data.run_rows import order_spec, rows_of_run
 from harness.data.targets import TeacherInfo, find_teacher_info, open_targets
 from harness.distributed.precision import (
@@ -43,6 +41,7 @@ from harness.model.language import LanguageModel, LanguageObjective, Targets
 from harness.model.linear_part import WidePart
 from harness.model.networks import AnyNetwork, AnyObjective, build_network
 from harness.model.recurrent import VariableLengthLSTM, try_recurrence
+from harness.model.registry import num_outputs
 from harness.rundir import checkpoint
 from harness.rundir.checkpoint import Checkpoint
 from harness.rundir.events import Observer, Opening
@@ -54,6 +53,7 @@ from harness.training.run import TrainingRun, computes_later
 from harness.training.trainer import Trainer
 from harness.training.validation import Selection, restore_best_weights
 from harness.training.writer import RunWriter
+from padless.core.atomic import nearest_existing
 from padless.core.errors import ConfigError, UserError
 from padless.core.jobs import ProcessPool
 from padless.core.split_names import TRAIN, UNLABELLED
@@ -145,7 +145,7 @@ def begin_linear_part(config: RunConfig, trainer: Trainer, data: OpenData) -> Ca
     wide, is_main = trainer.objective.classifier.wide, trainer.world.is_main
     if wide is None:
         return None
-    task = (config, (wide.buckets, wide.table.shape[1], wide.longest), wide.table.dtype)
+    task = (config, wide.table.dtype)
     learn = partial(fit_linear_part, task)
     if is_main:
         Screen(quiet=config.quiet).show_work(f"fitting the linear part, {len(data.manifest.labels)} classes")
@@ -165,13 +165,11 @@ def wait_for_linear_part(pool: ProcessPool, future: Future[Learned], timeout_s: 
         raise UserError(f"model.wide: {problem} The same command goes on") from None
 
 
-def fit_linear_part(task: tuple[RunConfig, tuple[int, int, int], torch.dtype]) -> Learned:
-    """Learn the linear part of a run from its rows, in this process: its configuration, the shape of the linear part
-    and its dtype.
-    """
-    config, shape, dtype = task
-    wide = WidePart(*shape).to(dtype)
+def fit_linear_part(task: tuple[RunConfig, torch.dtype]) -> Learned:
+    """Learn the linear part of a run from its rows, in this process: of a configuration, in a dtype."""
+    config, dtype = task
     manifest, tokens = rows_of_run(config), [""] * len(RESERVED)
+    wide = WidePart(config.model.wide, num_outputs(manifest), config.model.wide_ngrams).to(dtype)
     tokens += vocabulary_of(config).tokens.to_pylist()[len(RESERVED) :]
     targets, split = open_targets(config, manifest.fingerprint), open_split(config.data, manifest, TRAIN)
     with threadpool_limits(1):  # products of sparse matrices use one, and idle ones would disturb it
@@ -211,8 +209,7 @@ def agree(
     settings = {key: str(value) for key, value in flat(to_dict(config)).items()}
     code = {"padless": f"{installed_version('padless')} {git_revision()}"} if count_machines() > 1 else {}
     world.handshake(facts | settings | code)
-    if not config.dry_run:
-        check_shared(config.run, world)
+    check_shared(config.run, world)
     step = world.broadcast_from_main(None if start is None else start.step, "the step to resume from")
     with world.raise_together("reading the checkpoint"):
         if step is not None and start is None:
@@ -221,11 +218,14 @@ def agree(
     return manifest, start, teacher_info
 
 
-def check_shared(run: str | Path, world: World) -> None:
-    """Raise ``ConfigError`` on every rank if a machine cannot see a file that rank 0 writes. Every rank calls it."""
+def check_shared(run: str, world: World) -> None:
+    """Raise ``ConfigError`` on every rank if a machine cannot see a file that rank 0 writes. Every rank calls it. In a
+    dry run, which makes no directory, the file is in the nearest one above.
+    """
     if count_machines() == 1:
         return
-    token = Path(run, world.broadcast_from_main(f".seen-{uuid.uuid4().hex}", "a file in the run directory"))
+    token = nearest_existing(run) / f".seen-{uuid.uuid4().hex}"
+    token = world.broadcast_from_main(token, "a file in the run directory")
     try:
         with world.raise_together("writing into the run directory"), storage(token):
             if world.is_main:
@@ -343,8 +343,9 @@ def begin(config: RunConfig, manifest: Manifest, world: World) -> dict[str, Star
             if vectors is not None:
                 starts["vectors"] = vectors
             if config.initial_weights:
-                donor = find_donor(config.initial_weights, config.model)
-                starts["started_from"] = read_donor_weights(donor, config.model, vocabulary_of(config), manifest)
+                directory, info = find_donor(config.initial_weights, config.model)
+                weights = read_donor_weights(directory, info, config.model, vocabulary_of(config), manifest)
+                starts["started_from"] = weights
     return starts
 
 

@@ -17,6 +17,7 @@ from harness.config import CheckpointConfig
 from harness.distributed.stopping import HEARTBEAT
 from harness.rundir import checkpoint
 from harness.rundir.layout import storage
+from harness.training.throughput import record_event
 from harness.training.trainer import Tensors
 
 MAX_FIRST_S = 60.0
@@ -31,7 +32,7 @@ class Checkpointer:
     def __init__(self, run: Path, config: CheckpointConfig, device: torch.device, sync: Callable[[], None]) -> None:
         """``sync`` flushes the metrics to disk; called before each checkpoint, which stores the size of their files."""
         self.run, self.config, self.sync = run, config, sync
-        self.device = device.type
+        self.device = device
         self.copies: Tensors = {}
         """On the CPU, pinned for CUDA; reused by each save."""
         self.thread: threading.Thread | None = None
@@ -54,9 +55,7 @@ class Checkpointer:
         if self.failure is not None:
             return
         self.copy(tensors)
-        copied = None if self.device == "cpu" else torch.cuda.Event()
-        if copied is not None:
-            copied.record()
+        copied = record_event(self.device)
         self.due_at = time.monotonic() + self.config.every_s
 
         def write() -> None:
@@ -93,7 +92,7 @@ class Checkpointer:
             copies = self.copies.setdefault(file, {})
             for name, tensor in tensor_by_name.items():
                 if name not in copies:
-                    copies[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=self.device == "cuda")
+                    copies[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=self.device.type == "cuda")
                 copies[name].copy_(tensor, non_blocking=True)
 
     def wait(self) -> None:

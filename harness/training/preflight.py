@@ -19,7 +19,7 @@ from harness.model.initialization import SHAPE, find_donor, read_head
 from harness.rundir import layout
 from harness.rundir.bundle_files import find_info
 from harness.rundir.checkpoint import Checkpoint, newest
-from harness.rundir.lock import check_claim
+from harness.rundir.layout import check_claim
 from harness.rundir.records import RESTORE_STATUS, read_run_config, read_status
 from padless.core.configuration import build_config, find_config, read_files, suggest_key
 from padless.core.errors import ConfigError, DataError

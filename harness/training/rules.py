@@ -17,7 +17,7 @@ import psutil
 
 from harness.config import CLASSIFIER, LANGUAGE_MODEL, Choice, RunConfig, flat, is_auto, to_dict
 from harness.data.run_rows import rows_of_run
-from harness.model.registry import SHARED_UP_TO, check_model, count_exchanged_parameters
+from harness.model.registry import SHARED_UP_TO, check_model, parameters_of
 from harness.rundir.checkpoint import newest
 from harness.rundir.records import read_run_config, read_status
 from padless.core.errors import require
@@ -130,7 +130,9 @@ def processes_on_cores(config: RunConfig, cores: int) -> Choice:
     manifest = rows_of_run(config)
     tokens, rows = manifest.tokens(TRAIN), config.global_batch
     step_tokens = tokens * rows // max(1, manifest.rows(TRAIN))
-    process_tokens = max(1, count_exchanged_parameters(config, manifest) // PARAMETERS_PER_TOKEN)
+    # the linear part has no gradients: it is learned before
+    num_exchanged = parameters_of(replace(config, model=replace(config.model, wide=0)), manifest)
+    process_tokens = max(1, num_exchanged // PARAMETERS_PER_TOKEN)
     limits = [
         (cores, f"on {count_noun(cores, 'core')}"),
         (rows // MIN_ROWS_PER_PROCESS, f"as a step has {rows} rows and each needs {MIN_ROWS_PER_PROCESS}"),

@@ -17,8 +17,7 @@ import torch
 from harness.batch import StepBatch
 from harness.config import CLASSIFIER, RunConfig, to_record
 from harness.data import order
-from harness.data.loader import Loader
-from harness.data.placement import OpenData
+from harness.data.loader import Loader, OpenData
 from harness.distributed.precision import set_tf32
 from harness.distributed.session import Session
 from harness.distributed.stopping import HEARTBEAT, Preempted, StopWatch

@@ -7,7 +7,6 @@ import resource
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from operator import itemgetter
 from typing import Any
 
@@ -18,21 +17,12 @@ from harness.batch import StepBatch
 from harness.distributed.world import World
 from padless.core.randomness import splitmix64
 
+COUNTS = ("rows", "tokens", "padded_tokens", "hash")
+"""What a rank counts since the last log line; but the hash, the sum (modulo 2**64) of the hashes of all rows consumed,
+since the start of the run."""
 HASH_MASK = (1 << 64) - 1
 TIMING = ("rows_per_s", "tokens_per_s", "data_wait", "memory_bytes", "seconds")
 """Figures of a log line that differ between two identical runs; all others are reproducible."""
-
-
-@dataclass
-class StepCounts:
-    """Counts of one rank since the last log line."""
-
-    rows: int = 0
-    tokens: int = 0
-    padded_tokens: int = 0
-    hash: int = 0
-    """Sum (modulo 2**64) of the hashes of all rows consumed since the start of the run."""
-    loss: float = 0.0
 
 
 class Meter:
@@ -41,7 +31,7 @@ class Meter:
     def __init__(self, device: torch.device, predictions: int) -> None:
         """``predictions`` per token, for all tokens of a row but one; the loss is a mean over them. 0: over rows."""
         self.device, self.predictions = device, predictions
-        self.counts, self.loss = StepCounts(), torch.zeros((), device=device)
+        self.counts, self.loss = dict.fromkeys(COUNTS, 0), torch.zeros((), device=device)
         self.wait_s = self.pause_s = 0.0
         self.started = time.perf_counter()
 
@@ -49,10 +39,10 @@ class Meter:
         """Count one step's micro-batches and the sum of their rows' losses."""
         counts = self.counts
         for micro_batch in batch.micro_batches:
-            counts.rows += micro_batch.num_rows
-            counts.tokens += micro_batch.num_tokens
-            counts.padded_tokens += micro_batch.ids.numel()
-            counts.hash = (counts.hash + row_hash(micro_batch.rows, global_step)) & HASH_MASK
+            counts["rows"] += micro_batch.num_rows
+            counts["tokens"] += micro_batch.num_tokens
+            counts["padded_tokens"] += micro_batch.ids.numel()
+            counts["hash"] = (counts["hash"] + row_hash(micro_batch.rows, global_step)) & HASH_MASK
         self.wait_s += batch.wait_s
         self.loss = self.loss + loss
 
@@ -63,35 +53,32 @@ class Meter:
         yield
         self.pause_s += time.perf_counter() - started
 
-    def read_counts(self) -> dict[str, Any]:
-        """All counts by name, on the host, which waits for the device."""
-        return asdict(self.counts) | {"loss": float(self.loss)}
-
     def state(self, world: World) -> list[dict[str, Any]]:
-        """The counts of every rank since the last log line, as plain values; every rank calls it."""
-        counts = self.read_counts()
-        counts["loss"] = counts["loss"].hex()
+        """The counts of every rank since the last log line, as plain values; every rank calls it, and waits for its
+        device.
+        """
+        counts = self.counts | {"loss": float(self.loss).hex()}
         return world.gather_objects(counts, "the counts since the last log line")
 
     def load(self, counts_by_rank: list[dict[str, Any]], rank: int, world_size: int) -> None:
         """Load a result of ``state``: this rank's part, or everything on rank 0 if the number of ranks has changed."""
-        shares = [counts_by_rank[rank]] if len(counts_by_rank) == world_size else []
-        if len(counts_by_rank) != world_size and rank == 0:
-            shares = counts_by_rank
-        sums = sum_by_name(shares, set(counts_by_rank[0]) - {"loss"})
+        shares = counts_by_rank if rank == 0 else []
+        if len(counts_by_rank) == world_size:
+            shares = [counts_by_rank[rank]]
         loss = sum(float.fromhex(share["loss"]) for share in shares)
-        self.counts = StepCounts(**sums)
-        self.counts.hash &= HASH_MASK
+        self.counts = sum_by_name(shares, COUNTS)
+        self.counts["hash"] &= HASH_MASK
         self.loss = torch.tensor(loss, dtype=torch.float32, device=self.device)
 
     def take(self) -> dict[str, Any]:
         """The counts of this rank since the last call without the loss, and the time that they took; starts anew."""
-        work = asdict(self.counts) | {
+        work = self.counts | {
             "wait_s": self.wait_s,
             "seconds": time.perf_counter() - self.started - self.pause_s,
             "memory_bytes": peak_memory_bytes(self.device),
         }
-        self.counts, self.loss = StepCounts(hash=self.counts.hash), torch.zeros((), device=self.device)
+        self.counts = dict.fromkeys(COUNTS, 0) | {"hash": self.counts["hash"]}
+        self.loss = torch.zeros((), device=self.device)
         self.wait_s = self.pause_s = 0.0
         self.started = time.perf_counter()
         return work

@@ -112,7 +112,7 @@ class Trainer:
         for number, micro_batch in enumerate(batch.micro_batches, 1):
             is_last = number == len(batch.micro_batches)
             with nullcontext() if is_last else self.accelerator.no_sync(self.model):
-                loss = self.model(micro_batch, self.step)
+                loss = self.model(micro_batch)
                 if self.accelerator.scaler is None:
                     loss.backward(torch.full_like(loss, scale))
                 else:
@@ -212,7 +212,7 @@ class Trainer:
             self.average.load(tensors)
         self.step, self.epochs_done = values["step"], values["epochs_done"]
         if not self.epochs_done * self.steps_per_epoch <= self.step <= (self.epochs_done + 1) * self.steps_per_epoch:
-            self.epochs_done = self.step // self.steps_per_epoch  # other data: epochs have another length
+            self.epochs_done = self.step // self.steps_per_epoch  # --allow global_batch: epochs have another length
         if self.accelerator.scaler is not None and values["scaler"]:
             self.accelerator.scaler.load_state_dict(values["scaler"])
         self.meter.load(values["counted"], self.world.rank, self.world.world_size)

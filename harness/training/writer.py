@@ -21,8 +21,7 @@ from harness.rundir import checkpoint, layout
 from harness.rundir.bundle_files import write_vocabulary
 from harness.rundir.checkpoint import Checkpoint
 from harness.rundir.events import Observer, Observers
-from harness.rundir.layout import storage
-from harness.rundir.lock import claim_run
+from harness.rundir.layout import claim_run, storage
 from harness.rundir.metrics_log import KINDS, MetricsLog
 from harness.rundir.records import (
     Ending,

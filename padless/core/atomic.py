@@ -92,16 +92,10 @@ def vanish(folder: Path) -> None:
 
 def is_abandoned(name: str) -> bool:
     """Whether this is the temporary name of a process of this machine that has ended."""
+    import psutil
+
     match = UNFINISHED.fullmatch(name)
-    if match is None or match[2] != os.uname().nodename:
-        return False
-    try:
-        os.kill(int(match[3]), 0)
-    except (ProcessLookupError, OverflowError):
-        return True
-    except PermissionError:  # a process of another user
-        return False
-    return False
+    return match is not None and match[2] == os.uname().nodename and not psutil.pid_exists(int(match[3]))
 
 
 def sweep(path: str | Path) -> None:

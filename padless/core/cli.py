@@ -17,16 +17,15 @@ import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import MISSING, asdict, dataclass
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 
 from padless.core import atomic
-from padless.core.completion import SCRIPTS, complete_line
 from padless.core.configuration import (
     DOCS,
     Option,
+    alternatives,
     build_config,
     describe_kind,
     options_of,
@@ -47,6 +46,13 @@ NOTE = (
     "4 something cannot be written, 85 a training was stopped and the same command goes on, 130 or 143 stopped"
 )
 HELP = ("-h", "--help")
+COMPLETE = "padless --complete"
+SCRIPTS = {
+    "bash": f"complete -o default -C '{COMPLETE}' padless",
+    "zsh": f"autoload -U +X bashcompinit && bashcompinit\ncomplete -o default -C '{COMPLETE}' padless",
+    "fish": f"complete -c padless -a '(COMP_LINE=(commandline -cp) {COMPLETE})'",
+}
+"""Shell -> what makes it ask ``padless --complete``, which finds the line in ``COMP_LINE``."""
 SPINS = "10000"
 """How often a thread of OpenMP looks for work before it sleeps."""
 ALL_KEYS = "all"
@@ -101,8 +107,7 @@ def dispatch(commands: Sequence[Command], argv: Sequence[str], prog: str = PROG)
         print(SCRIPTS[shell])
         return 0
     if word == "--complete":
-        classes = {command.name: partial(load_object, command.config) for command in commands}
-        print("\n".join(complete_line(os.environ.get("COMP_LINE", ""), classes)))
+        print("\n".join(complete_line(os.environ.get("COMP_LINE", ""), command_by_name)))
         return 0
     if word not in command_by_name:
         raise ConfigError(f"{word}: no such command; {suggest_key(word, command_by_name, f'{prog} ')}")
@@ -112,27 +117,45 @@ def dispatch(commands: Sequence[Command], argv: Sequence[str], prog: str = PROG)
         raise ConfigError("the current folder was removed; change to another") from None
     command = command_by_name[word]
     usage = " ".join(filter(None, (prog, word, command.words)))
-    config = parse(load_object(command.config), arguments, prog=usage, command=command)
+    config_class = load_object(command.config)
+    config = parse(config_class, arguments, prog=usage, first=command.first, example=command.example)
     return load_object(command.main)(config) or 0  # only now, since neither --help nor a refusal needs torch
 
 
-def parse(config_class: type[Config], argv: Sequence[str], *, prog: str, command: Command | None = None) -> Config:
-    """Read ``argv`` into an instance of ``config_class``; the help of a ``command`` has an example.
+def complete_line(line: str, command_by_name: Mapping[str, Command]) -> list[str]:
+    """What the last word of a command line may become: a command, a key, or the value of the key before it."""
+    *words, prefix = line.split(" ")
+    candidates: Iterable[str] = command_by_name if len(words) == 1 else ()
+    if len(words) > 1 and words[1] in command_by_name:
+        options = options_of(load_object(command_by_name[words[1]].config))
+        option = options.get(words[-1].removeprefix("--"))
+        if prefix.startswith("-"):
+            candidates = [f"--{key}" for key in options]
+        elif option:
+            kinds = [kind for kind in alternatives(option.kind) if get_origin(kind) is Literal]
+            candidates = [str(value) for kind in kinds for value in get_args(kind)]
+    return [candidate for candidate in candidates if candidate.startswith(prefix)]
 
-    Attributes of the class: ``SUBJECT``, the keys that positional arguments fill, in their order; ``name_key``, which
-    key words in front of ``--`` are, if it is another one; ``OUTPUT``, the key that ``-o`` means, if it is not
-    ``output``; ``DEFAULT`` and ``RECIPES``, as ``read_files`` has them. ``--help`` ends the program. Raises
-    ``ConfigError``.
+
+def parse(
+    config_class: type[Config], argv: Sequence[str], *, prog: str, first: Sequence[str] = (), example: str = ""
+) -> Config:
+    """Read ``argv`` into an instance of ``config_class``, whose help has ``first`` and ``example`` of its ``Command``.
+
+    Attributes of the class: ``SUBJECT``, the keys that words fill, in their order, of which the last one has what
+    follows ``--``, as it stands; ``name_key``, which key words fill in place of the last one; ``OUTPUT``, the key that
+    ``-o`` means, if it is not ``output``; ``DEFAULT`` and ``RECIPES``, as ``read_files`` has them. ``--help`` ends the
+    program. Raises ``ConfigError``.
     """
-    usage = f"{prog} [--key value …]"
-    words_before_dashes = argv[: argv.index("--")] if "--" in argv else argv
-    for position, argument in enumerate(words_before_dashes):
+    usage, end = f"{prog} [--key value …]", argv.index("--") if "--" in argv else len(argv)
+    arguments, texts_after_dashes = argv[:end], argv[end + 1 :]
+    for position, argument in enumerate(arguments):
         if argument in HELP:
-            topic = "".join(argv[position + 1 : position + 2])
-            print_topic(topic.removeprefix("--"), config_class, usage, command)
+            topic = "".join(arguments[position + 1 : position + 2])
+            print_topic(topic.removeprefix("--"), config_class, usage, first, example)
             raise SystemExit(0)
     options = command_options(config_class)
-    texts_by_key, words, texts_after_dashes = split_arguments(config_class, options, argv)
+    texts_by_key, words = split_arguments(config_class, options, arguments)
     files = texts_by_key.pop(CONFIG, [])
     is_printed = texts_by_key.pop(PRINT_CONFIG, ["false"])[-1].lower() == "true"
     value_by_key = {key: options[key].join(texts) for key, texts in texts_by_key.items()}
@@ -145,18 +168,18 @@ def parse(config_class: type[Config], argv: Sequence[str], *, prog: str, command
 
 
 def split_arguments(
-    config_class: type, options: Mapping[str, Option], argv: Sequence[str]
-) -> tuple[dict[str, list[str]], list[str], list[str]]:
-    """The texts of each key, in their order; the words that belong to no key; and what follows ``--``, as it stands.
+    config_class: type, options: Mapping[str, Option], arguments: Sequence[str]
+) -> tuple[dict[str, list[str]], list[str]]:
+    """The texts of each key, in their order, and the words that belong to no key.
 
     A switch takes the next argument only if it is one of ``ANSWERS``. An argument with a blank, and a dash alone, are
     no keys but words. Raises ``ConfigError`` for a key that the class does not have, for one without its value, and for
     bytes that are not UTF-8.
     """
-    texts_by_key: dict[str, list[str]] = {}
-    words = list[str]()
-    arguments_left = [*reversed(argv)]
-    while arguments_left and (argument := arguments_left.pop()) != "--":
+    texts_by_key, words = dict[str, list[str]](), list[str]()
+    arguments_left = [*reversed(arguments)]
+    while arguments_left:
+        argument = arguments_left.pop()
         if re.search("[\ud800-\udfff]", argument):  # stand for bytes; no file can be written that names them
             raise ConfigError(f"{quote_value(argument)} is not UTF-8; give a file another name or a link")
         if not is_key(argument):
@@ -166,14 +189,15 @@ def split_arguments(
         key = getattr(config_class, "OUTPUT", "output") if name == "-o" else name.removeprefix("--")
         if key not in options:
             raise ConfigError(f"{name}: no such key of this command; {suggest_key(key, options)}")
+        following = arguments_left[-1] if arguments_left else "--"
         if not equals and options[key].kind is bool:
-            text = arguments_left.pop() if arguments_left and arguments_left[-1].lower() in ANSWERS else "true"
+            text = arguments_left.pop() if following.lower() in ANSWERS else "true"
         elif not equals:
-            if not arguments_left or (arguments_left[-1].startswith("--") and is_key(arguments_left[-1])):
+            if following.startswith("--") and is_key(following):
                 raise ConfigError(f"{name}: its value is missing; --help {key} says what it takes")
             text = arguments_left.pop()
         texts_by_key.setdefault(key, []).append(text)
-    return texts_by_key, words, arguments_left[::-1]
+    return texts_by_key, words
 
 
 def is_key(argument: str) -> bool:
@@ -182,26 +206,25 @@ def is_key(argument: str) -> bool:
 
 
 def fill_subject(
-    config_class: Any, value_by_key: dict[str, Any], words: list[str], texts_after_dashes: list[str], usage: str
+    config_class: Any, value_by_key: Mapping[str, Any], words: list[str], texts_after_dashes: Sequence[str], usage: str
 ) -> dict[str, Any]:
     """The value of each key, also of those that words fill; a key that takes a list takes all. Raises ``ConfigError``
     for a word that is left.
     """
-    options, values, words_left = options_of(config_class), {**value_by_key}, [*words, *texts_after_dashes]
-    for key in getattr(config_class, "SUBJECT", ()):
-        if not words_left or key in value_by_key:
+    options, values = options_of(config_class), {**value_by_key}
+    subject: Sequence[str] = getattr(config_class, "SUBJECT", ())
+    if texts_after_dashes:
+        values[subject[-1]] = texts_after_dashes
+    for key in subject:
+        if not words or key in values:
             continue
-        if list not in options[key].kinds:
-            values[key], *words_left = words_left
-            continue
-        words_key = key
-        if hasattr(config_class, "name_key"):
-            num_before_dashes = max(len(words_left) - len(texts_after_dashes), 0)
-            words_key = config_class.name_key(words_left[:num_before_dashes])
-        if words_key not in value_by_key and (words_key == key or not texts_after_dashes):
-            values[words_key], words_left = words_left, []
-    if words_left:
-        raise ConfigError(f"{words_left[0]!r} is one word too many: {usage}")
+        if list in options[key].kinds:
+            words_key = config_class.name_key(words) if hasattr(config_class, "name_key") else key
+            values[words_key], words = words, []
+        else:
+            values[key], *words = words
+    if words:
+        raise ConfigError(f"{words[0]!r} is one word too many: {usage}")
     return values
 
 
@@ -216,22 +239,22 @@ def command_options(config_class: type) -> dict[str, Option]:
     }
 
 
-def print_topic(topic: str, config_class: type, usage: str, command: Command | None) -> None:
+def print_topic(topic: str, config_class: type, usage: str, first: Sequence[str], example: str) -> None:
     """Print the first screen of help, or that of a ``topic``: all keys, or those with this word in their name.
 
     Raises ``ConfigError`` for another topic.
     """
     options, about = command_options(config_class), [f"Usage: {usage}", config_class.__doc__ or ""]
-    option_by_key = {key: option for key, option in options.items() if topic == ALL_KEYS or topic in key}
+    keys = [key for key in options if topic == ALL_KEYS or topic in key]
     if not topic:
-        first = (*command.first, CONFIG, PRINT_CONFIG) if command and command.first else options
-        option_by_key = {key: options[key] for key in first}
-        about += [f"for example: {command.example}"] if command and command.example else []
+        keys = [*first, CONFIG, PRINT_CONFIG] if first else keys
+        about += [f"for example: {example}"] if example else []
         about.append(f"--help {ALL_KEYS}: all {len(options)} keys; --help WORD: those with this word, such as optim")
-    elif not option_by_key:
+    elif not keys:
         raise ConfigError(f"--help {topic}: no key has this word; {suggest_key(topic, options, '')}")
     defaults, rows = read_files(config_class, []), list[tuple[str, str]]()
-    for key, option in option_by_key.items():
+    for key in keys:
+        option = options[key]
         default = defaults.get(key, option.default)
         has_default = default not in (MISSING, None, False, "", [], {})
         default_text = f"; default: {default}" if has_default else ""
@@ -241,20 +264,18 @@ def print_topic(topic: str, config_class: type, usage: str, command: Command | N
 
 def print_page(paragraphs: Iterable[str], rows: Iterable[tuple[str, str]]) -> None:
     """Print paragraphs, then names with their texts beside them, as wide as the terminal."""
-    columns = min(shutil.get_terminal_size((80, 24)).columns, MAX_COLUMNS)
-    # a path or an address stays whole
-    wrapper = textwrap.TextWrapper(columns, break_long_words=False, break_on_hyphens=False)
     for paragraph in paragraphs:
-        print(wrapper.fill(without_markup(paragraph)) + "\n")
-    wrapper.subsequent_indent = " " * INDENT
+        print(fill_lines(paragraph) + "\n")
     for name, text in rows:
-        wrapper.initial_indent = f"{name:{INDENT - 1}} "
-        print(wrapper.fill(without_markup(text)))
+        print(fill_lines(text, f"{name:{INDENT - 1}} ", " " * INDENT))
 
 
-def without_markup(docstring: str) -> str:
-    """The first paragraph in one line, without backticks."""
-    return " ".join(docstring.partition("\n\n")[0].replace("`", "").split())
+def fill_lines(docstring: str, first_indent: str = "", indent: str = "") -> str:
+    """The first paragraph of a docstring as lines, without backticks; a path or an address stays whole."""
+    text = " ".join(docstring.partition("\n\n")[0].replace("`", "").split())
+    columns = min(shutil.get_terminal_size().columns, MAX_COLUMNS)
+    wrapper = textwrap.TextWrapper(columns, first_indent, indent, break_long_words=False, break_on_hyphens=False)
+    return wrapper.fill(text)
 
 
 def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> int:

@@ -135,10 +135,8 @@ def groups_of(config_class: Any) -> dict[str, type]:
 
 def docs_of(config_class: type) -> dict[str, str]:
     """The docstring below each field of a class and of its base classes."""
-    doc_by_field: dict[str, str] = {}
-    for base in filter(is_dataclass, reversed(config_class.__mro__)):
-        doc_by_field |= dict(FIELD_DOC.findall(inspect.getsource(base)))
-    return doc_by_field
+    sources = map(inspect.getsource, filter(is_dataclass, reversed(config_class.__mro__)))
+    return dict(FIELD_DOC.findall("\n".join(sources)))
 
 
 def build_config(config_class: Any, values: Mapping[str, Any], prefix: str = "") -> Any:
@@ -207,7 +205,8 @@ def read_files(config_class: type, files: Sequence[str]) -> dict[str, Any]:
 
     They stand on the class's ``DEFAULT``, unless one of them says ``default_recipe: false``. Raises ``ConfigError``.
     """
-    values, default = dict[str, Any](), getattr(config_class, "DEFAULT", None)
+    values = dict[str, Any]()
+    default: Any = getattr(config_class, "DEFAULT", None)
     stands_on_default = default is not None
     for file in files:
         path = find_config(file, getattr(config_class, "RECIPES", ""))
@@ -215,9 +214,7 @@ def read_files(config_class: type, files: Sequence[str]) -> dict[str, Any]:
         if default is not None:
             stands_on_default &= DEFAULT_RECIPE.parse(content.pop(DEFAULT_RECIPE.key, "true"))
         values |= flatten_groups(config_class, content, f"{path}: ")
-    if default is None or not stands_on_default:
-        return values
-    return flatten_groups(config_class, read_config(default), "") | values
+    return flatten_groups(config_class, read_config(default) if stands_on_default else {}, "") | values
 
 
 def flatten_groups(config_class: type, content: Mapping[str, Any], origin: str) -> dict[str, Any]:
@@ -268,25 +265,20 @@ class PlainLoader(LOADER):
 
 
 def parse_yaml(content: str) -> Any:
-    """Parse YAML into lists, mappings and texts. Raises ``ValueError`` also for what ``check_yaml`` refuses."""
+    """Parse YAML into lists, mappings and texts. Raises ``ValueError`` also for aliases, which may expand beyond
+    memory, tags, and more than ``MOST_DEPTH`` levels.
+    """
+    depth = 0
     try:
-        check_yaml(content)
+        for event in yaml.parse(content, LOADER):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None) or depth > MOST_DEPTH:
+                raise ValueError(f"an alias, a tag (!name), or more than {MOST_DEPTH} levels; write plain values")
         parsed = yaml.load(content, PlainLoader)
     except yaml.YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or one_line(error)
         raise ValueError(f"line {mark.line + 1}: {problem}" if mark else problem) from None
     return NULL if parsed is None else parsed
-
-
-def check_yaml(content: str) -> None:
-    """Raise ``ValueError`` for aliases, which may expand beyond memory, tags, and more than ``MOST_DEPTH`` levels;
-    ``yaml.YAMLError`` for invalid YAML.
-    """
-    depth = 0
-    for event in yaml.parse(content, LOADER):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None) or depth > MOST_DEPTH:
-            raise ValueError(f"an alias, a tag (!name), or more than {MOST_DEPTH} levels; write plain values")
 
 
 def recipe_names(kind: str) -> list[str]:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +37,6 @@ def shipped_folder(name: str) -> Path:
     packages = Path(__file__).parents[2]
     in_wheel = packages / "padless" / Path(name).name
     return in_wheel if in_wheel.is_dir() else packages / name
-
-
-def keep_folder_out() -> None:
-    """Keep child processes from importing from the working folder, which may hold another ``harness`` or
-    ``preprocessing``. Has no effect in Python 3.10.
-    """
-    os.environ.setdefault("PYTHONSAFEPATH", "1")
 
 
 VERSION = "0.1.0"

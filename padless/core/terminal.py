@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Output for people: in a terminal with colour and a live line, in a file as plain lines of 80 columns.
+"""Output for people: in a terminal of its width and with a live line, in a file as plain lines of 80 columns.
 
 Control characters in labels, texts, paths and options are escaped as in JSON, ``\\u001b``, before they are printed, so
 printed JSON keeps its values. :func:`public` removes passwords and tokens of addresses from all that is printed or
-recorded. ``NO_COLOR`` and ``TERM=dumb`` have their usual effect, ``COLUMNS`` only in a terminal.
+recorded. ``TERM=dumb`` has its usual effect, ``COLUMNS`` only in a terminal.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Literal, TextIO
+from dataclasses import dataclass
+from typing import Any, TextIO
 
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """C0 except newline and tab, DEL, C1, line separators, direction overrides, surrogates."""
@@ -142,20 +143,13 @@ MAX_WIDTH = 100
 """Most columns that are used in a terminal: longer lines are hard to read."""
 FACT_INDENT = 11
 """Column where the text of a fact begins."""
+MIN_EXCERPT = 20
+"""Least columns of a text that is shown in part, behind whatever head."""
 GAP = "  "
 """Between two columns of a table."""
 REDRAW_EVERY_S = 0.5
 LINE_EVERY_S = 10.0
 """Least time between two lines on work in progress in a file or a pipe."""
-
-
-def cells(text: str) -> int:
-    """Width in terminal cells of a ``printable`` text."""
-    if text.isascii():
-        return len(text)
-    from rich.cells import cell_len
-
-    return cell_len(text)
 
 
 def shorten_line(text: str, max_cells: int) -> str:
@@ -198,9 +192,6 @@ def table(rows: Sequence[Mapping[str, str]], left: Collection[str] = ()) -> list
     return [line.rstrip() for line in text.splitlines()]
 
 
-Tone = Literal["", "head", "good", "warn", "bad"]
-STYLES: dict[str, str] = {"head": "1", "good": "32", "warn": "33", "bad": "31"}
-"""Tone -> ANSI code: bold, green, yellow, red."""
 WIPE = "\r\x1b[K"
 live_streams: list[TextIO] = []
 """The stream with the live line, while there is one."""
@@ -217,20 +208,18 @@ def wipe() -> None:
         print(WIPE, end="", file=live_streams.pop(), flush=True)
 
 
-def style_text(text: str, tone: str) -> str:
-    """The text with the ANSI code of its tone, without it under ``NO_COLOR``."""
-    return text if not (tone and text) or os.environ.get("NO_COLOR") else f"\x1b[{STYLES[tone]}m{text}\x1b[0m"
-
-
+@dataclass
 class Screen:
     """Prints lines on stdout or stderr and flushes each; nothing if ``quiet``.
 
     In a terminal each begins by erasing the line of the cursor, where another process may have a live line.
     """
 
-    def __init__(self, *, quiet: bool = False, stream: TextIO | None = None, errors: bool = False) -> None:
-        """``stream`` replaces stdout; ``errors``: stderr does."""
-        self.quiet, self.replacement, self.errors = quiet, stream, errors
+    quiet: bool = False
+    errors: bool = False
+    """Print on stderr."""
+    replacement: TextIO | None = None
+    """A stream in place of both."""
 
     @property
     def stream(self) -> TextIO:
@@ -247,32 +236,32 @@ class Screen:
         """Most columns of a line."""
         return min(shutil.get_terminal_size((WIDTH, 24)).columns, MAX_WIDTH) if self.is_live else WIDTH
 
-    def print_text(self, text: str, tone: Tone = "") -> None:
+    def print_text(self, text: str) -> None:
         """Print a sentence, wrapped."""
-        self.write(wrap_text(text, self.width), tone)
+        self.write(wrap_text(text, self.width))
 
     def print_lines(self, text: str) -> None:
         """Print lines, which are broken between words in a terminal; in a file or a pipe each stays whole."""
         self.write(wrap_text(text, self.width) if self.is_live else text.split("\n"))
 
-    def fact(self, name: str, text: str, tone: Tone = "") -> None:
+    def fact(self, name: str, text: str) -> None:
         """Print ``name       text`` with a hanging indent."""
-        self.write(wrap_text(text, self.width, FACT_INDENT, f"{name} ".ljust(FACT_INDENT)), tone)
+        self.write(wrap_text(text, self.width, FACT_INDENT, f"{name} ".ljust(FACT_INDENT)))
 
-    def table(self, lines: Sequence[str]) -> None:
-        """Print the lines of a table, the first as titles."""
-        self.write(lines[:1], "head")
-        self.write(lines[1:])
+    def print_excerpt(self, head: str, text: str) -> None:
+        """Print a ``head``, then as much of a text as the rest of the line has room for."""
+        from rich.cells import cell_len
 
-    def write(self, lines: Sequence[str], tone: Tone = "") -> None:
-        """Print lines in one tone."""
+        self.write([head + shorten_line(text, max(self.width - cell_len(head), MIN_EXCERPT))])
+
+    def write(self, lines: Sequence[str]) -> None:
+        """Print lines."""
         if self.quiet or not lines:
             return
         text = escape_for_stream("\n".join(lines), self.stream)
-        if self.is_live:
-            text = WIPE + style_text(text, tone)
         wipe()
-        print(f"{text}\n", end="", file=self.stream, flush=True)  # at once: other processes write here too
+        # at once: other processes write here too
+        print(f"{WIPE if self.is_live else ''}{text}\n", end="", file=self.stream, flush=True)
 
     def show_work(self, work: str) -> None:
         """Name work without a measure on the live line of a terminal, until the next output."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reports on a dataset, from its manifest, as tables or JSON; a dataset as pandas frames and Arrow
+"""Reports on a dataset from its manifest; a dataset as pandas frames and Arrow
 tables, with ids decoded to tokens; and its checks: bytes against the manifest, lengths, labels and ids against ranges.
 """
 
@@ -57,13 +57,11 @@ MAX_CLASS_CELLS, MAX_CLASSES_PER_LINE = 32, 12
 
 @dataclass(frozen=True, kw_only=True)
 class InspectConfig:
-    """Label balance, lengths, truncation, unknown tokens, padding, duplicates."""
+    """Label balance, lengths, truncation, unknown tokens, duplicates."""
 
     SUBJECT = ("data",)
     data: Name
     """Dataset directory."""
-    json: bool = False
-    """Print one JSON object instead of tables."""
     verify: bool = False
     """Check every byte instead; each problem is a line, and the exit code is 3."""
 
@@ -71,84 +69,49 @@ class InspectConfig:
 def main(config: InspectConfig) -> int:
     """Print what is in a dataset, or what is wrong with it; returns the exit code."""
     root = remote.local(config.data)
-    if config.verify:
-        problems = verify_dataset(root)
-        for problem in problems:
-            print_stderr(f"error: {problem}")
-        if config.json:
-            print(json.dumps({"problems": problems}, ensure_ascii=False))
-        elif not problems:
-            print(f"ok: {public(config.data)}: {read_manifest(root).summary()}")
-        return DataError.exit_code if problems else 0
-    description = inspect(root)
-    if config.json:
-        print(json.dumps(description, indent=2, ensure_ascii=False))
-    else:
-        Screen().print_lines(render_description(description, read_manifest(root)))
+    if not config.verify:
+        Screen().print_lines(describe_dataset(root))
+        return 0
+    problems = verify_dataset(root)
+    for problem in problems:
+        print_stderr(f"error: {problem}")
+    if problems:
+        return DataError.exit_code
+    print(f"ok: {public(config.data)}: {read_manifest(root).summary()}")
     return 0
 
 
-def inspect(root: str | Path) -> dict[str, Any]:
-    """The description, as JSON. Raises ``DataError`` if there is no readable dataset."""
-    manifest = read_manifest(root)
-    check_vocabulary(root, manifest)
-    return {
-        "dataset": str(root),
-        "fingerprint": manifest.fingerprint,
-        "labels": manifest.labels,
-        "vocabulary_size": manifest.vocabulary_size,
-        "id_dtype": manifest.id_dtype,
-        "text": manifest.text,
-        "tokens": TextPipeline.from_json(manifest.text, root).spec.summary(),
-        "corpus": {key: value for key, value in manifest.statistics.items() if key != "splits"},
-        "splits": {name: describe(name, manifest) for name in manifest.names},
-    }
-
-
-def describe(name: str, manifest: Manifest) -> dict[str, Any]:
-    """Label balance, lengths, truncation, unknown tokens and padding of one split."""
-    rows, tokens = manifest.rows(name), manifest.tokens(name)
-    widths, lengths = (manifest.rows_by(histogram, name) for histogram in ("widths", "lengths"))
-    rows_by_class = dict(zip(manifest.labels, manifest.class_rows(name), strict=True))
-    ranks = [rows * percent / 100 for percent in PERCENTILES]
-    percentiles = np.array([*lengths])[np.searchsorted(np.cumsum([*lengths.values()]), ranks)].tolist()
-    places_on_disk = sum(width * count for width, count in widths.items())
-    statistics = manifest.statistics.get("splits", {}).get(name, {})
-    description = {
-        "rows": rows,
-        "labels": {} if name == UNLABELLED else rows_by_class,
-        "tokens": tokens,
-        "length_mean": round(tokens / rows, 2),
-        "length_percentiles": dict(zip(map(str, PERCENTILES), percentiles, strict=True)),
-        "rows_per_width": dict(zip(map(str, widths), widths.values(), strict=True)),
-        "padding_on_disk": round(1 - tokens / places_on_disk, 6),
-    }
-    return description | {key: statistics[key] for key in ("unknown_rate", "truncated", "empty") if key in statistics}
-
-
-def render_description(description: dict[str, Any], manifest: Manifest) -> str:
-    """The description as text."""
+def describe_dataset(root: str | Path) -> str:
+    """A table with a column for each split, and lines on the rows. Raises ``DataError`` for an unreadable dataset."""
     import pandas as pd
 
-    table = {name: flatten(split) for name, split in description["splits"].items()}
-    size = f"{description['vocabulary_size']:,} ({description['id_dtype']})"
-    lines = [f"{description['dataset']}: vocabulary {size}, {description['tokens']}", ""]
-    lines += [pd.DataFrame(table).fillna("-").to_string(), ""]
+    manifest = read_manifest(root)
+    check_vocabulary(root, manifest)
+    pipeline = TextPipeline.from_json(manifest.text, root)
+    table = pd.DataFrame({name: describe_split(manifest, name) for name in manifest.names}).fillna("-")
+    lines = [f"{root}: vocabulary {manifest.vocabulary_size:,}, {pipeline.spec.summary()}", "", table.to_string(), ""]
     try:
         if "rows_read" in manifest.statistics:
             lines += [f"read: {rows_in_words(manifest)}", *lines_on_splits(manifest), *lines_on_rows(manifest)]
     except (KeyError, TypeError, ValueError, AttributeError, IndexError):
-        raise DataError(f"{description['dataset']}: its statistics are not those of this version; {REBUILD}") from None
+        raise DataError(f"{root}: its statistics are not those of this version; {REBUILD}") from None
     return printable("\n".join(lines))
 
 
-def flatten(split: dict[str, Any]) -> dict[str, str]:
-    """The column of a split in the table."""
-    cells = dict[str, str]()
-    for key, value in split.items():
-        for name, number in value.items() if isinstance(value, dict) else [("", value)]:
-            cells[f"{key.replace('_', ' ')} {plain_line(name)}".strip()] = f"{number:,}"
-    return cells
+def describe_split(manifest: Manifest, name: str) -> dict[str, str]:
+    """The column of a split: label balance, lengths, truncation and unknown tokens."""
+    rows, tokens, lengths = manifest.rows(name), manifest.tokens(name), manifest.rows_by("lengths", name)
+    numbers: dict[str, float] = {"rows": rows}
+    for label, num_rows in zip(manifest.labels, manifest.class_rows(name), strict=True):
+        numbers[f"label {plain_line(label)}"] = num_rows
+    numbers |= {"tokens": tokens, "mean length": round(tokens / rows, 2)}
+    ranks = [rows * percent / 100 for percent in PERCENTILES]
+    positions = np.cumsum([*lengths.values()]).searchsorted(ranks)
+    for percent, position in zip(PERCENTILES, positions, strict=True):
+        numbers[f"length of {percent} %, at most"] = [*lengths][position]
+    statistics = manifest.statistics.get("splits", {}).get(name, {})
+    numbers |= {key: statistics[key] for key in ("unknown_rate", "truncated", "empty") if key in statistics}
+    return {title.replace("_", " "): f"{number:,}" for title, number in numbers.items()}
 
 
 def rows_in_words(manifest: Manifest) -> str:

@@ -11,7 +11,6 @@ import errno
 import functools
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,12 +44,14 @@ if TYPE_CHECKING:
 
 MEMORY_LIMIT = "200MB"
 """Of DuckDB, which writes to files beyond it."""
-MAX_THREADS = 2
+NUM_THREADS = 2
 """Of DuckDB: each needs its share of the memory."""
 FULL_DISK = ("No space left", "max_temp_directory_size")
 """In errors of DuckDB, which leaves a tenth of the disk free."""
 ASSIGNED = "assigned.parquet"
 """The table of the decisions on all rows, beside the parts."""
+SPILLED = "spilled"
+"""The folder of what DuckDB writes beyond its limit; it removes it."""
 MANY_CLASSES = 20
 """So many may have one or two rows each, as in a first trial."""
 
@@ -64,8 +65,6 @@ class Assignment(jobs.Task[dict[str, Any]]):
     num_parts: int
     source_name: str
     """The labelled files, for messages."""
-    threads: int
-    """Of the database."""
 
     result: ClassVar[Any] = dict[str, Any]
 
@@ -76,18 +75,14 @@ class Assignment(jobs.Task[dict[str, Any]]):
         (rows of each split that the source names) and ``labelled`` (rows with a label). Raises ``DataError`` for an
         unusable split.
         """
-        spilled = self.root / "spilled"
-        atomic.sweep(spilled)
-        spilled = atomic.temporary_path(spilled)  # another share may make the same part
-        try:
-            with literal_path(self.root) as root, open_database(root / spilled.name, self.threads) as database:
-                facts = [str(tokenize.part_path(root, number, "facts")) for number in range(self.num_parts)]
-                assigner = Assigner(database, self.config, self.classes, self.source_name)
-                with atomic.replacing(self.root / ASSIGNED) as path:
-                    observed = assigner.run(facts, self.size, root / path.name)
-            return observed, {ASSIGNED: atomic.sha256_file(self.root / ASSIGNED)}
-        finally:
-            shutil.rmtree(spilled, ignore_errors=True)
+        atomic.sweep(self.root / SPILLED)
+        spilled = atomic.temporary_path(Path(SPILLED))  # another share may make the same part
+        with literal_path(self.root) as root, open_database(root / spilled) as database:
+            facts = [str(tokenize.part_path(root, number, "facts")) for number in range(self.num_parts)]
+            assigner = Assigner(database, self.config, self.classes, self.source_name)
+            with atomic.replacing(self.root / ASSIGNED) as path:
+                observed = assigner.run(facts, self.size, root / path.name)
+        return observed, {ASSIGNED: atomic.sha256_file(self.root / ASSIGNED)}
 
 
 @dataclass(frozen=True)
@@ -114,8 +109,8 @@ class AssignedParts:
         is_of_part = [("row", ">=", row.min()), ("row", "<=", row.max())]  # the file is in the order of rows
         columns = ["row", "split", "label", "fold"]
         table = pq.read_table(self.folder / ASSIGNED, columns=columns, filters=is_of_part, use_threads=False)
-        position = table["row"].to_numpy().searchsorted(row)
-        return {name: table[name].to_numpy()[position] for name in columns[1:]}
+        table = table.take(table["row"].to_numpy().searchsorted(row))
+        return {name: table[name].to_numpy() for name in columns[1:]}
 
 
 @functools.cache
@@ -143,11 +138,11 @@ def literal_path(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def open_database(spilled: Path, threads: int) -> Iterator[DuckDBPyConnection]:
+def open_database(spilled: Path) -> Iterator[DuckDBPyConnection]:
     """A database in memory, and beyond its limit in a new folder. A full disk is an ``OSError``."""
     import duckdb
 
-    settings: dict[str, Any] = {"memory_limit": MEMORY_LIMIT, "threads": threads, "temp_directory": str(spilled)}
+    settings: dict[str, Any] = {"memory_limit": MEMORY_LIMIT, "threads": NUM_THREADS, "temp_directory": str(spilled)}
     try:
         with duckdb.connect(config=settings) as database:
             yield database
@@ -171,12 +166,11 @@ class Assigner:
         ``Assignment.make`` does.
         """
         splits, numbers = self.config.splits, self.classes.numbers
-        for name in POLICIES:
-            self.set_variable(f"drop_{name}", name in self.config.quality.drop)
-        self.set_variable("by_time", splits.time_column is not None)
-        self.set_variable("first_measured", TRAIN_NUMBER if splits.folds else VALIDATION_NUMBER)
+        self.set_variables(**{f"drop_{name}": name in self.config.quality.drop for name in POLICIES})
+        first_measured = TRAIN_NUMBER if splits.folds else VALIDATION_NUMBER
+        self.set_variables(by_time=splits.time_column is not None, first_measured=first_measured)
         self.database.execute(split_macros() + read_rules()["empty_tables"])
-        self.register("classes", name=list(numbers), number=list(numbers.values()))
+        self.database.register("classes", pa.table({"name": [*numbers], "number": [*numbers.values()]}))
         self.database.execute("set variable fact_files = $files", {"files": facts})
         self.apply("facts", "labelled")
         (counts,) = self.rows_of("labelled_counts")
@@ -202,10 +196,7 @@ class Assigner:
             (report[UNLABELLED],) = self.rows_of("unlabelled_counts")
         policies = [name for name in POLICIES if name in self.config.quality.drop]
         report["dropped"] = {name: self.count(f"result where dropped = '{name}'") for name in policies}
-        labels = (
-            self.count_labels("result where split between train() and test()", "split", len(SPLITS))
-            @ self.classes.members
-        )
+        labels = self.count_classes("result where split between train() and test()", "split", len(SPLITS))
         return {"report": report, "labels": labels.tolist(), "named": rows_by_split, "labelled": num_labelled}
 
     def check_labelled(self, num_labelled: int, num_empty: int) -> None:
@@ -215,7 +206,7 @@ class Assigner:
             problem = f"no row has a label in {column!r}, and a classifier needs some; check source.label_column"
         elif num_empty == num_labelled:
             problem = "no token is left of any text; check source.text_column and text.stop_words"
-        elif num_classes > max(MANY_CLASSES, self.count_label_names() // 2):
+        elif num_classes > max(MANY_CLASSES, self.count_classes("labelled", "0", 1).sum() // 2):
             problem = (
                 f"{column!r} has {num_classes:,} different labels in {num_labelled:,} rows, and a classifier needs "
                 "labels that repeat; name another source.label_column, or turn numbers into a few classes first"
@@ -225,13 +216,10 @@ class Assigner:
         if problem:
             raise DataError(f"{self.source_name}: {problem}")
 
-    def set_variable(self, name: str, value: float) -> None:
-        """Give a variable of the rules its value, a number or a boolean."""
-        self.database.execute(f"set variable {name} = {value!r}")
-
-    def register(self, table: str, **columns: Any) -> None:
-        """Make a table for the rules."""
-        self.database.register(table, pa.table(columns))
+    def set_variables(self, **values: float) -> None:
+        """Give variables of the rules their values, numbers or booleans."""
+        for name, value in values.items():
+            self.database.execute(f"set variable {name} = {value!r}")
 
     def apply(self, *names: str) -> None:
         """Execute rules."""
@@ -240,9 +228,8 @@ class Assigner:
 
     def rows_of(self, name: str) -> list[dict[str, Any]]:
         """The rows of a rule's small result."""
-        result = self.database.execute(read_rules()[name])
-        names = [column for column, *_ in result.description or ()]
-        return [dict(zip(names, values, strict=True)) for values in result.fetchall()]
+        result = self.database.sql(read_rules()[name])
+        return [dict(zip(result.columns, values, strict=True)) for values in result.fetchall()]
 
     def columns(self, query: str) -> dict[str, np.ndarray]:
         """The columns of a result without nulls."""
@@ -250,9 +237,7 @@ class Assigner:
 
     def count(self, condition: str) -> int:
         """The number of rows of a table that fulfil a condition."""
-        result = self.database.execute(f"select count(*) from {condition}").fetchone()
-        assert result is not None
-        return int(result[0])
+        return len(self.database.sql(f"from {condition}"))
 
     def count_labels(self, rows: str, column: str, num_values: int) -> np.ndarray:
         """int64 ``[values, labels]``: the number of rows by a column of numbers and by label."""
@@ -262,9 +247,9 @@ class Assigner:
         counts[columns["value"], columns["label"]] = columns["num_rows"]
         return counts
 
-    def count_label_names(self) -> int:
-        """The number of labels of all rows; a row may have several."""
-        return int((self.count_labels("labelled", "0", 1) @ self.classes.members).sum())
+    def count_classes(self, rows: str, column: str, num_values: int) -> np.ndarray:
+        """int64 ``[values, classes]``: as ``count_labels``, with a row for each class that it has."""
+        return self.count_labels(rows, column, num_values) @ self.classes.members
 
     def keep_groups_together(self) -> dict[str, Any]:
         """Move rows to the split of their group; returns the manifest's ``statistics.groups``.
@@ -312,9 +297,8 @@ class Assigner:
 
     def insert(self, table: str, **columns: np.ndarray) -> None:
         """Replace the rows of a table."""
-        self.register("inserted", **columns)
-        self.database.execute(f"delete from {table}; insert into {table} from inserted")
-        self.database.unregister("inserted")
+        self.database.register("inserted", pa.table(columns))
+        self.database.execute(f"create or replace table {table} as from inserted")
 
     def read_units(self) -> Units:
         """The units of the candidates, with their rows of each label."""
@@ -326,13 +310,16 @@ class Assigner:
     def split_by_text(self, fractions: dict[str, float]) -> None:
         """Split candidates text by text, so that each label has the wanted share exactly, if texts are single."""
         self.apply("texts")
-        rows_of_label = self.columns("select label, sum(size)::bigint as num_rows from texts group by label")
-        label_rows = np.zeros(len(self.classes.members), np.int64)
-        label_rows[rows_of_label["label"]] = rows_of_label["num_rows"]
-        _, validation, test = target_label_rows(label_rows, self.classes.members, **fractions)
+        members = self.classes.members
+        sizes, num_labels = (
+            self.columns("select label, sum(size)::bigint as size from texts group by label"),
+            len(members),
+        )
+        label_rows = np.bincount(sizes["label"], sizes["size"], num_labels).astype(np.int64)
+        _, validation, test = target_label_rows(label_rows, members, **fractions)
         smallest = np.where((validation > 0) & (test > 0), np.minimum(validation, test), validation + test)
-        labels = np.arange(len(self.classes.members))
-        self.register("shares", label=labels, validation=validation, test=test, smallest=smallest)
+        shares = {"label": np.arange(num_labels), "validation": validation, "test": test, "smallest": smallest}
+        self.database.register("shares", pa.table(shares))
         self.apply("split_by_text")
 
     def split_by_time(self, column: str, fractions: dict[str, float]) -> dict[str, Any]:
@@ -344,8 +331,8 @@ class Assigner:
         (counts,) = self.rows_of("time_counts")
         if counts["numbers"] and counts["dates"]:
             raise DataError(f"{key}: times are written in two ways (numbers and dates); write all as 2024-12-31")
-        self.set_variable("end_of_train", 1 - fractions[TEST] - fractions[VALIDATION])
-        self.set_variable("end_of_validation", 1 - fractions[TEST])
+        end_of_validation = 1 - fractions[TEST]
+        self.set_variables(end_of_train=end_of_validation - fractions[VALIDATION], end_of_validation=end_of_validation)
         self.apply("split_by_time")
         starts = dict[str, str]()
         for first in self.rows_of("first_times"):

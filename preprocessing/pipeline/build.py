@@ -15,10 +15,9 @@ equal jobs write equal bytes.
 
 from __future__ import annotations
 
-import json
 import shlex
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +28,8 @@ from padless.core import jobs
 from padless.core.errors import ConfigError, DataError
 from padless.core.installed import VERSION
 from padless.core.jobs import Workers, open_workers
-from padless.core.processes import available_cores
 from padless.core.signals import COMMAND
 from padless.core.terminal import Screen, public, public_values
-from padless.core.untrusted import join_names
 from preprocessing.config import PreprocessConfig
 from preprocessing.dataset.index import INDEX
 from preprocessing.dataset.inspect import lines_on_classes, lines_on_rows, lines_on_splits, rows_in_words
@@ -45,7 +42,7 @@ from preprocessing.dataset.shards import (
     write_manifest,
 )
 from preprocessing.pipeline import work_folder
-from preprocessing.pipeline.assign import MAX_THREADS, AssignedParts, Assignment, check_splits
+from preprocessing.pipeline.assign import AssignedParts, Assignment, check_splits
 from preprocessing.pipeline.count import BASE, count_all, freeze_vocabulary, read_base
 from preprocessing.pipeline.parts import Classes, Source, hash_of
 from preprocessing.pipeline.tokenize import TokenizedPart, tokenize_all
@@ -74,7 +71,8 @@ def build_dataset(config: PreprocessConfig, frame: str | None = None) -> Manifes
         pipeline = resources.resolve_pipeline(config.text)
         resolved = resolve_source(list(list_files(config.source, config.splits, frame)))
         config = apply_columns(config, resolved.chosen, resolved.split_column)
-        job = DatasetJob(config, root.absolute(), pipeline, resolved.files, workers, screen)
+        base = read_base(config.vocabulary.base, pipeline)
+        job = DatasetJob(config, root.absolute(), pipeline, base, resolved.files, workers, screen)
         if existing and job.is_complete(existing):
             screen.print_text(
                 f"{public(config.output)}: already complete for this configuration and source; nothing to do"
@@ -85,9 +83,7 @@ def build_dataset(config: PreprocessConfig, frame: str | None = None) -> Manifes
                 screen.print_text(line)
             manifest = job.make()
         if manifest and workers.share.count == 1:  # the last share to end removes what they needed
-            message = work_folder.finish(root, target, is_fresh=manifest is not existing)
-            if message:
-                screen.print_text(message)
+            work_folder.finish(root, target, is_fresh=manifest is not existing)
         return manifest
 
 
@@ -99,6 +95,8 @@ class DatasetJob:
     root: Path
     """Absolute: the directory to write in."""
     pipeline: TextPipeline
+    base: Vocabulary | None
+    """``vocabulary.base``."""
     files: list[File]
     """The files of the source, with their columns."""
     workers: Workers
@@ -109,24 +107,25 @@ class DatasetJob:
         """The folder of what is needed until the dataset is complete."""
         return self.root / work_folder.WORK / "parts"
 
-    def read_base(self) -> tuple[Vocabulary | None, dict[str, Any]]:
-        """``vocabulary.base``, if there is one, and its provenance."""
-        address = self.config.vocabulary.base
-        if address is None:
-            return None, {}
-        base = read_base(address, self.pipeline)
-        return base, {BASE: {"source": public(address), "vocabulary_hash": base.hash, "size": len(base)}}
+    @property
+    def base_provenance(self) -> dict[str, Any]:
+        """The provenance of ``vocabulary.base``, if there is one."""
+        if self.base is None:
+            return {}
+        source = public(str(self.config.vocabulary.base))
+        return {BASE: {"source": source, "vocabulary_hash": self.base.hash, "size": len(self.base)}}
 
-    def hash_inputs(self, fingerprints: list[dict[str, str]], base: dict[str, Any]) -> str:
+    def hash_inputs(self, fingerprints: list[dict[str, str]]) -> str:
         """The hash of everything that decides the bytes of the dataset."""
-        return hash_of((public_values(self.config.deciding()), self.pipeline.to_json(), fingerprints, base))
+        config = public_values(self.config.deciding())
+        return hash_of((config, self.pipeline.to_json(), fingerprints, self.base_provenance))
 
     def is_complete(self, manifest: Manifest) -> bool:
         """Whether the dataset of ``manifest`` holds the rows of these files already, in this configuration.
 
         Raises ``ConfigError`` if it does not and may not be replaced.
         """
-        inputs = self.hash_inputs([fingerprint_of(file) for file in self.files], self.read_base()[1])
+        inputs = self.hash_inputs([fingerprint_of(file) for file in self.files])
         if manifest.provenance.get("inputs") == inputs:
             return True
         if not self.config.overwrite:
@@ -136,7 +135,6 @@ class DatasetJob:
 
     def make(self) -> Manifest | None:
         """All steps; None for a share that another one completes."""
-        base, base_provenance = self.read_base()
         share, work = self.workers.share, self.root / work_folder.WORK
         if share.count > 1:
             work_folder.check_shares(work, [self.config.deciding(), share.count])
@@ -144,19 +142,18 @@ class DatasetJob:
             (self.root / MANIFEST).unlink(missing_ok=True)
         sources, tasks = tokenize_all(self.config, self.pipeline, self.files, self.workers, work)
         check_files(sources)
-        self.print_absent_labels(sources)
         classes = Classes.merge(self.config.source, sources)
         assigned, observed = self.assign(classes, tasks)
         words = count_all(assigned, self.config.text, self.workers)
         config = replace(self.config, vocabulary=self.config.vocabulary.resolve_min_count(int(words.counts.sum())))
-        vocabulary, token_counts = freeze_vocabulary(words, config, base, self.screen)
+        vocabulary, token_counts = freeze_vocabulary(words, config, self.base)
         vocabulary.write(self.root / VOCABULARY)
         self.screen.print_text(f"tokens: {config.text.summary()}")
         shards = write_all(assigned, self.root, config, vocabulary, self.workers)
         if not share.is_leader:
             return None
         report = observed["report"] | {"vocabulary": token_counts}
-        inputs = self.hash_inputs([source.converted.fingerprint for source in sources], base_provenance)
+        inputs = self.hash_inputs([source.converted.fingerprint for source in sources])
         manifest = Manifest(
             labels=classes.names,
             splits=shards.splits,
@@ -168,7 +165,7 @@ class DatasetJob:
             text=self.pipeline.to_json(),
             text_hash=text_hash(self.pipeline, vocabulary.hash),
             statistics=statistics(config, report, sources, assigned.num_rows, shards),
-            provenance=provenance(config, sources) | base_provenance | {"inputs": inputs},
+            provenance=provenance(config, sources) | self.base_provenance | {"inputs": inputs},
             label_type=classes.type,
             label_sets=classes.label_sets,
         )
@@ -176,29 +173,19 @@ class DatasetJob:
         write_manifest(self.root, manifest)
         return manifest
 
-    def print_absent_labels(self, sources: list[Source]) -> None:
-        """Print which labels of ``source.neutral`` and ``source.labels`` no row has."""
-        occurring = {label for source in sources for label in source.converted.named_labels}
-        absent = [*self.config.source.named_labels.difference(occurring)]
-        if absent:
-            keys = "source.neutral" if self.config.source.label_map is None else "source.labels or source.neutral"
-            self.screen.print_text(f"{keys}: no row has {join_names(sorted(absent))}")
-
     def assign(self, classes: Classes, tasks: list[TokenizedPart]) -> tuple[AssignedParts, dict[str, Any]]:
         """Assign all rows; returns what was observed too, as ``Assignment`` does. Raises ``DataError`` for an unusable
         split.
         """
-        splits, rows_per_part = self.config.splits, [task.size for task in tasks]
+        config, rows_per_part = self.config, [task.size for task in tasks]
         num_rows = sum(rows_per_part)
-        settings = [asdict(splits), asdict(self.config.quality), self.config.seed, classes.numbers]
-        settings += [] if classes.label_sets is None else [classes.label_sets]
-        key = hash_of(([task.key for task in tasks], json.dumps(settings, sort_keys=True)))
+        numbers = sorted(classes.numbers.items())  # their order is that of a set, another one in each process
+        settings = config.splits, config.quality, config.seed, numbers, classes.label_sets
+        key = hash_of(([task.key for task in tasks], settings))
         folder, names = self.parts_folder, ", ".join(file.name for file in self.files if not file.is_unlabelled)
-        marker = folder / "assigned.json"
-        threads = min(self.config.executor.workers or available_cores(), MAX_THREADS)
-        task = Assignment(key, folder, marker, num_rows, self.config, classes, len(tasks), names, threads)
+        task = Assignment(key, folder, folder / "assigned.json", num_rows, config, classes, len(tasks), names)
         ((_, observed),) = jobs.run_tasks("assign", folder, [task], self.workers)
-        check_splits(observed, num_rows, classes, splits)
+        check_splits(observed, num_rows, classes, config.splits)
         return AssignedParts(folder, rows_per_part, observed["labelled"], key), observed
 
 

@@ -15,7 +15,6 @@ from padless.core.errors import ConfigError, DataError
 from padless.core.jobs import Workers
 from padless.core.schema import convert_json
 from padless.core.split_names import TRAIN_NUMBER, UNLABELLED_NUMBER
-from padless.core.terminal import Screen, public
 from padless.core.untrusted import read_json
 from preprocessing.config import PreprocessConfig
 from preprocessing.dataset import remote
@@ -74,11 +73,13 @@ class BundleIndex(TypedDict):
     vocabulary_hash: str
 
 
-def read_base(address: str, pipeline: TextPipeline) -> Vocabulary:
+def read_base(address: str | None, pipeline: TextPipeline) -> Vocabulary | None:
     """``vocabulary.base``: the vocabulary of a run, a bundle or a dataset, for texts that go through ``pipeline``.
 
     Raises ``ConfigError`` for what is no base or has other text settings, ``DataError`` for a damaged one.
     """
+    if address is None:
+        return None
     root = remote.local(address) if addresses.is_remote(address) else Path(address)
     if (root / MANIFEST).exists():
         manifest = read_manifest(root)
@@ -105,12 +106,12 @@ def read_base(address: str, pipeline: TextPipeline) -> Vocabulary:
 
 
 def freeze_vocabulary(
-    words: TokenCounts, config: PreprocessConfig, base: Vocabulary | None, screen: Screen
+    words: TokenCounts, config: PreprocessConfig, base: Vocabulary | None
 ) -> tuple[Vocabulary, dict[str, int]]:
     """The vocabulary for texts with these ``words``, and their ``statistics.vocabulary``: how many tokens there are,
     words or pieces of words, and how many have no id.
 
-    Prints on ``screen`` the share that a base covers. Raises ``DataError`` when no token of the texts is in it.
+    Raises ``DataError`` when no token of the texts is in it.
     """
     settings, is_of_words, vocabulary = config.vocabulary, config.text.subwords == "none", base
     if vocabulary is None:
@@ -122,7 +123,4 @@ def freeze_vocabulary(
     if 0 < num_tokens == num_unknown:
         problem = f"none of the {num_tokens:,} tokens to learn from is in vocabulary.base {settings.base}"
         raise DataError(f"{problem}; name another")
-    if base:
-        cover = f"{1 - num_unknown / max(num_tokens, 1):.1%} of the tokens"
-        screen.print_text(f"vocabulary: the {len(base):,} ids of {public(str(settings.base))} cover {cover}")
     return vocabulary, {"tokens_counted": num_tokens, "tokens_left_out": num_unknown}

@@ -9,7 +9,6 @@ Arithmetic is on integers and units are ordered by hash, so the result depends o
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +29,7 @@ def join_nodes(node: np.ndarray, text_hash: np.ndarray) -> tuple[np.ndarray, np.
 
     ``node`` and ``text_hash``: uint64 ``[links]``, a node and a text that occurs in it.
     """
+    import pandas as pd
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -38,8 +38,7 @@ def join_nodes(node: np.ndarray, text_hash: np.ndarray) -> tuple[np.ndarray, np.
     size = len(nodes) + len(texts)
     links = coo_array((np.ones(len(node), bool), (node_number, len(nodes) + text_number)), shape=(size, size))
     _, component = connected_components(links, directed=False)
-    _, smallest, component_number = np.unique(component[: len(nodes)], return_index=True, return_inverse=True)
-    return nodes, nodes[smallest[component_number]]
+    return nodes, pd.Series(nodes).groupby(component[: len(nodes)]).transform("min").to_numpy()
 
 
 @dataclass(frozen=True)
@@ -151,6 +150,8 @@ def pack_units(counts: Any, priority: np.ndarray, surplus: np.ndarray) -> np.nda
     ``counts`` are those of ``Units``. ``surplus``, int64 ``[bins, classes + 1]``, is how many rows more than it should
     each bin has; it is changed.
     """
+    import pandas as pd
+
     sizes = counts[:, [-1]].toarray()[:, 0]
     bins = np.zeros(len(sizes), np.int64)
     is_single = (sizes == 1) & (np.diff(counts.indptr) == 2)  # one row of one class
@@ -161,22 +162,13 @@ def pack_units(counts: Any, priority: np.ndarray, surplus: np.ndarray) -> np.nda
         columns, rows = counts.indices[entries], counts.data[entries]
         bins[unit] = np.argmin((rows * (2 * surplus[:, columns] + rows)).sum(axis=1))
         surplus[bins[unit], columns] += rows
-    single = np.flatnonzero(is_single)
-    classes = counts.indices[counts.indptr[single]]
-    for positions in split_by_class(classes, priority[single]):
-        number = classes[positions[0]]
-        rows_per_bin = level_bins(surplus[:, number], len(positions), surplus[:, -1])
-        bins[single[positions]] = np.repeat(np.arange(len(surplus)), rows_per_bin)
+    single = order[is_single[order]]
+    for number, units in pd.Series(single).groupby(counts.indices[counts.indptr[single]]):
+        rows_per_bin = level_bins(surplus[:, number], len(units), surplus[:, -1])
+        bins[units] = np.repeat(np.arange(len(surplus)), rows_per_bin)
         surplus[:, number] += rows_per_bin
         surplus[:, -1] += rows_per_bin
     return bins
-
-
-def split_by_class(classes: np.ndarray, priority: np.ndarray) -> Iterator[np.ndarray]:
-    """The indices of each class, in order of priority."""
-    order = np.lexsort((priority, classes))
-    if len(order):
-        yield from np.split(order, np.flatnonzero(np.diff(classes[order])) + 1)
 
 
 def level_bins(heights: np.ndarray, num_rows: int, total: np.ndarray) -> np.ndarray:

@@ -14,7 +14,6 @@ from typing import ClassVar
 import numpy as np
 
 from padless.core import jobs
-from padless.core.errors import DataError
 from padless.core.jobs import Workers
 from preprocessing.config import SourceConfig
 from preprocessing.labels import LabelType, common_type, label_set_members, order_classes, split_label_set
@@ -53,13 +52,7 @@ class ConvertedFile(jobs.Task[Converted]):
     def run(self) -> tuple[Converted, dict[str, str]]:
         """Write the rows as Parquet."""
         converted = convert(self.file, self.root, self.prefix, keep_columns=self.keep_columns)
-        self.check_unchanged()
         return converted, hashes_of(converted)
-
-    def check_unchanged(self) -> None:
-        """Raise ``DataError`` if the file is another than when the job began."""
-        if self.from_file(self.root.parent, self.file, self.keep_columns).key != self.key:
-            raise DataError(f"{self.file.name}: it changed while it was read; start again when it is whole")
 
     @property
     def prefix(self) -> str:
@@ -71,16 +64,9 @@ class ConvertedFile(jobs.Task[Converted]):
         converted = jobs.read_result(self)
         if converted is None:
             converted = yield from convert_parts(self.file, self.root, self.prefix, keep_columns=self.keep_columns)
-            self.check_unchanged()
             jobs.write_marker(self, converted, hashes_of(converted))
         else:
             yield from converted.parts
-
-    def source(self, offset: int) -> Source:
-        """The converted file, of a corpus with ``offset`` rows before it."""
-        converted = jobs.read_result(self, verify=False)
-        assert converted is not None
-        return Source(self.file, converted, offset, self.root)
 
 
 def hash_of(content: object) -> str:

@@ -23,12 +23,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from padless.core import arrays, atomic, jobs
-from padless.core.errors import DataError
 from padless.core.jobs import Workers
 from padless.core.randomness import splitmix64
 from preprocessing.config import PreprocessConfig
 from preprocessing.pipeline.parts import VERSION, ConvertedFile, Source, convert_all, hash_of
-from preprocessing.sources.convert import NO_GROUP, ConvertedPart
+from preprocessing.sources.convert import NO_GROUP
 from preprocessing.sources.sources import File
 from preprocessing.text.spec import TextPipeline
 from preprocessing.text.tokenizer import Tokenizer, Tokens
@@ -94,36 +93,29 @@ def tokenize_all(
     """Convert all sources and tokenize their parts; returns both in order. What is finished is not made again.
 
     Several files are converted by the workers. A single one is converted here, while the workers tokenize the parts
-    that are there already. Raises ``DataError`` for an empty corpus.
+    that are there already.
     """
     is_single = len(files) == 1 and workers.share.count == 1
-    sources = [] if is_single else convert_all(files, workers, work)
-    tasks = list[TokenizedPart]()
-
-    def make_task(part: ConvertedPart, folder: Path, offset: int) -> TokenizedPart:
-        key = hash_of((VERSION, part.sha256, offset, pipeline.hash, config.seed))
-        marker, path = work / "parts" / f"{len(tasks):06d}.json", folder / part.path
-        tasks.append(
-            TokenizedPart(key, marker.parent, marker, part.rows, len(tasks), path, offset, pipeline, config.seed)
-        )
-        return tasks[-1]
+    sources, tasks = [] if is_single else convert_all(files, workers, work), list[TokenizedPart]()
+    conversion = ConvertedFile.from_file(work, files[0])
 
     def list_tasks() -> Iterator[TokenizedPart]:
+        parts = ((part, source.offset) for source in sources for part in source.converted.parts)
         if is_single:
-            conversion = ConvertedFile.from_file(work, files[0])
-            for part in conversion.find_parts():
-                yield make_task(part, conversion.root, 0)
-            sources.append(conversion.source(0))
-        else:
-            for source in sources:
-                for part in source.converted.parts:
-                    yield make_task(part, source.folder, source.offset)
+            parts = ((part, 0) for part in conversion.find_parts())
+        for number, (part, offset) in enumerate(parts):
+            key = hash_of((VERSION, part.sha256, offset, pipeline.hash, config.seed))
+            marker, path = work / "parts" / f"{number:06d}.json", conversion.root / part.path
+            task = TokenizedPart(key, marker.parent, marker, part.rows, number, path, offset, pipeline, config.seed)
+            tasks.append(task)
+            yield task
 
     tasks_to_run = list_tasks() if is_single else [*list_tasks()]
     deque(jobs.run_tasks("tokenize", work / "parts", tasks_to_run, workers), maxlen=0)
-    if not any(source.converted.rows_read for source in sources):
-        names = ", ".join(source.file.name for source in sources)
-        raise DataError(f"{names}: the corpus is empty: no row to learn from")
+    if is_single:
+        converted = jobs.read_result(conversion, verify=False)
+        assert converted is not None
+        sources.append(Source(files[0], converted, 0, conversion.root))
     return sources, tasks
 
 

@@ -183,16 +183,13 @@ def remove_files(root: Path, needed: Collection[str]) -> None:
             (root / split).rmdir()
 
 
-def finish(root: Path, target: Path, *, is_fresh: bool) -> str | None:
-    """Move a new dataset into place, then remove what the job needed; returns a message if unfinished work stays."""
+def finish(root: Path, target: Path, *, is_fresh: bool) -> None:
+    """Move a new dataset into place, then remove what the job needed."""
     if is_fresh and root != target:
         shutil.copymode(target, root)
         atomic.take_place(root, target)
     clear_leftovers(target)
     atomic.vanish(target / WORK)
-    leftover = building_path(target)
-    message = f"{leftover}: kept: unfinished work for another configuration; remove it if that dataset is not wanted"
-    return message if is_leftover(leftover, target) else None
 
 
 def holds_work(root: Path) -> bool:

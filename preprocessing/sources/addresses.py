@@ -252,14 +252,9 @@ def open_file(address: str) -> Iterator[pa.NativeFile]:
 
 
 def read_address(address: str, max_bytes: int) -> bytes:
-    """All of a small file. Raises ``DataError`` for a remote one of more than ``max_bytes``, and as ``naming``."""
-    if not is_remote(address):
-        with open_file(address) as file:
-            return bytes(file.read(max_bytes))
-    if identity(address)["bytes"] > max_bytes:
-        raise DataError(f"{address}: has more than {max_bytes:,} bytes; name another file")
-    system, path = remote_system(address)
-    return ask(address, lambda: bytes(system.cat_file(path)))
+    """All of a small file, of which ``max_bytes`` are read. Raises as ``naming``."""
+    with open_file(address) as file, naming(address):
+        return bytes(file.read(max_bytes))
 
 
 def open_copy(address: str, open_path: Callable[[str], T], sha256: str | None = None) -> T:

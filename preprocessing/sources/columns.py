@@ -23,9 +23,9 @@ from preprocessing.config import PreprocessConfig
 from preprocessing.labels import AUTO, LIST, find_separator, normalize_label, split_labels
 from preprocessing.sources.batches import Reader
 from preprocessing.sources.convert import check_names
-from preprocessing.sources.detection import NUM_WIDE_LETTERS, NUM_WORDS, TEXT_NAME, WIDE_LETTER, normalize_name
 from preprocessing.sources.readers import open_reader
 from preprocessing.sources.sources import File
+from preprocessing.sources.text_files import NUM_WIDE_LETTERS, NUM_WORDS, TEXT_NAME, WIDE_LETTER, normalize_name
 
 Role = Literal["text", "label"]
 LABEL_NAME = re.compile(

@@ -11,7 +11,7 @@ other kind or missing).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from padless.core import atomic
 from padless.core.errors import DataError
 from padless.core.split_names import TEST_NUMBER, UNLABELLED_NUMBER, VALIDATION_NUMBER, split_number
-from padless.core.untrusted import MOST_LISTED, join_names, quote_value
+from padless.core.untrusted import join_names, quote_value
 from preprocessing.config import SourceConfig
 from preprocessing.labels import (
     AUTO,
@@ -92,8 +92,6 @@ class Converted(msgspec.Struct):
     classes: list[str] = []
     """The class names that occur, sorted; those of ``source.labels``, if it is a map. With several labels to a text,
     the label sets that occur (``join_label_set``)."""
-    named_labels: list[str] = []
-    """Those of ``SourceConfig.named_labels`` that occur."""
     label_types: list[LabelType] = []
     """Of the label column; several if batches differ."""
 
@@ -119,26 +117,21 @@ def convert_parts(
     the order of ``columns``. Raises ``DataError`` for a source or row that cannot be used, ``OSError`` if writing
     fails.
     """
-    identity, reader = identity_of(file), open_reader(file)
+    reader = open_reader(file)
     if file.is_unlabelled and file.splits.group_column not in reader.columns:
         file = replace(file, splits=replace(file.splits, group_column=None))
         reader.file = replace(reader.file, splits=file.splits)
     if file.format != "jsonl":  # rows may lack a key
         check_names(file, reader.columns)
     converted = Converted(reader.columns, reader.read_as, reader.delimiter, reader.has_mark, list(reader.class_names))
-    writer = PartWriter(folder, prefix, max(1, int(file.source.part_mb * 1e6)))
-    for batch in reader.batches(keep_columns):
-        converted.rows_read += len(batch)
-        yield from writer.write(check_rows(batch, converted, keep_columns))
-    yield from writer.finish()
-    converted.parts = writer.parts
+    tables = (check_rows(batch, converted, keep_columns) for batch in reader.batches(keep_columns))
+    for part in write_parts(tables, folder, prefix, max(1, int(file.source.part_mb * 1e6))):
+        converted.parts.append(part)
+        yield part
     labels = file.source.label_map
     if labels and not file.source.has_label_sets:
         converted.classes = labels.names
-    converted.bytes = identity["bytes"]
-    converted.fingerprint = fingerprint_of(file)
-    if identity_of(file) != identity:
-        raise DataError(f"{file.name}: it changed while it was read; start again when it is whole")
+    converted.bytes, converted.fingerprint = identity_of(file)["bytes"], fingerprint_of(file)
     return converted
 
 
@@ -147,45 +140,36 @@ def read_part(folder: Path, part: ConvertedPart) -> pa.Table:
     return pq.read_table(folder / part.path, use_threads=False)
 
 
-class PartWriter:
-    """Writes rows as parts of about ``part_bytes``. The cuts depend on the rows alone."""
-
-    def __init__(self, folder: Path, prefix: str, part_bytes: int) -> None:
-        self.folder, self.prefix, self.part_bytes = folder, prefix, part_bytes
-        self.parts: list[ConvertedPart] = []
-        self.tables: list[pa.Table] = []
-        """Rows of the next part."""
-        self.num_bytes = 0
-        """Of all rows."""
-
-    def write(self, table: pa.Table) -> Iterator[ConvertedPart]:
-        """Add rows, and yield the parts that are complete. If all columns are kept, a row counts for its share of their
-        bytes.
-        """
+def write_parts(tables: Iterable[pa.Table], folder: Path, prefix: str, part_bytes: int) -> Iterator[ConvertedPart]:
+    """Write rows as parts of about ``part_bytes``. The cuts depend on the rows alone. If all columns are kept, a row
+    counts for its share of their bytes.
+    """
+    rows_of_part, num_bytes, num_parts = list[pa.Table](), 0, 0
+    for table in tables:
         lengths = pc.fill_null(pc.binary_length(table["text"]), 0).to_numpy() + ROW_BYTES
         originals = table.select([name for name in table.column_names if name.startswith(("column_", "line"))])
         lengths += originals.nbytes // max(1, len(table))
-        ends = np.cumsum(np.append(self.num_bytes, lengths))
-        self.num_bytes, start = int(ends[-1]), 0
-        for stop in np.flatnonzero(np.diff(ends // self.part_bytes)).tolist():
-            self.tables.append(table.slice(start, stop - start))
-            yield from self.finish()
-            start = stop
-        self.tables.append(table.slice(start))
+        ends = np.cumsum(np.append(num_bytes, lengths))
+        num_bytes, start = int(ends[-1]), 0
+        for stop in np.flatnonzero(np.diff(ends // part_bytes)).tolist():
+            rows_of_part.append(table.slice(start, stop - start))
+            if any(map(len, rows_of_part)):
+                yield write_part(rows_of_part, folder, f"{prefix}{num_parts:06d}.parquet")
+                num_parts += 1
+            rows_of_part, start = [], stop
+        rows_of_part.append(table.slice(start))
+    if any(map(len, rows_of_part)):
+        yield write_part(rows_of_part, folder, f"{prefix}{num_parts:06d}.parquet")
 
-    def finish(self) -> Iterator[ConvertedPart]:
-        """Write the rows that are held as a part, which is yielded."""
-        tables, self.tables = self.tables, []
-        if any(map(len, tables)):
-            table = pa.concat_tables(tables)
-            sink = pa.BufferOutputStream()
-            pq.write_table(table, sink, compression="lz4", use_dictionary=["label"], write_statistics=False)
-            path = f"{self.prefix}{len(self.parts):06d}.parquet"
-            data = sink.getvalue()
-            atomic.write_bytes(self.folder / path, data, lasting=False)
-            self.parts.append(ConvertedPart(path, len(table), hashlib.sha256(data).hexdigest()))
-            pa.default_memory_pool().release_unused()  # or it grows with the number of parts
-            yield self.parts[-1]
+
+def write_part(tables: Sequence[pa.Table], folder: Path, name: str) -> ConvertedPart:
+    """Write rows as one part."""
+    table, sink = pa.concat_tables(tables), pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="lz4", use_dictionary=["label"], write_statistics=False)
+    data = sink.getvalue()
+    atomic.write_bytes(folder / name, data, lasting=False)
+    pa.default_memory_pool().release_unused()  # or it grows with the number of parts
+    return ConvertedPart(name, len(table), hashlib.sha256(data).hexdigest())
 
 
 def check_names(file: File, names: Collection[str]) -> None:
@@ -203,6 +187,7 @@ def check_rows(batch: SourceBatch, converted: Converted, keep_columns: bool) -> 
     Raises ``DataError`` for a row that cannot be used.
     """
     source, splits = batch.file.source, batch.file.splits
+    converted.rows_read += len(batch)
     for column, value in source.where.items():
         is_equal = pc.fill_null(pc.equal(batch.column(column), value), False).to_numpy(zero_copy_only=False)
         converted.filtered += int((~is_equal).sum())
@@ -244,10 +229,7 @@ def read_labels(batch: SourceBatch, is_hidden: np.ndarray, converted: Converted)
     if is_list(column.type):
         column = pa.array(batch.join_lists(column.to_pylist()), TEXT)
     column = pc.if_else(pa.array(is_hidden), pa.scalar(None, column.type), column)
-    spellings = set[str]()
-    namer = partial(name_labels, source=source, is_joined=is_joined, spellings=spellings)
-    names, indices = map_values(batch, column, namer)
-    converted.named_labels = sorted({*converted.named_labels, *spellings.intersection(source.named_labels)})
+    names, indices = map_values(batch, column, partial(name_labels, source=source, is_joined=is_joined))
     is_neutral = np.array([name == NEUTRAL_NAME for name in names], bool)
     labels = pa.array(names, pa.string(), mask=is_neutral).take(pa.array(indices))
     converted.neutral += int(is_neutral[indices].sum())
@@ -272,26 +254,24 @@ def map_values(batch: SourceBatch, column: pa.Array, map_value: Callable[[Any], 
     return results, indices
 
 
-def name_label(value: Any, source: SourceConfig, spellings: set[str]) -> str | None:
-    """The class name of a raw label, or ``NEUTRAL_NAME``; None without one. Adds its normalized spelling to
-    ``spellings``. Raises ``ValueError`` for an unknown label, and for a missing one unless ``source`` allows it.
+def name_label(value: Any, source: SourceConfig) -> str | None:
+    """The class name of a raw label, or ``NEUTRAL_NAME``; None without one. Raises ``ValueError`` for an unknown label,
+    and for a missing one unless ``source`` allows it.
     """
     text, labels = normalize_label(value), source.label_map
-    spellings.add(text or "")
     if not text and source.missing_label == "error":
         raise ValueError("there is no label; fill it in, or leave such rows out with source.missing_label drop")
     if not text or labels is None:
         return NEUTRAL_NAME if text in map(normalize_label, source.neutral) else name_label_value(value) or None
     if text not in labels.name_by_value:
-        known, num_more = [*labels.name_by_value][:MOST_LISTED], len(labels.name_by_value) - MOST_LISTED
-        more = f" and {num_more:,} more" if num_more > 0 else ""
-        problem = f"label {quote_value(name_label_value(value))} is not known; known are {', '.join(known)}{more}"
+        known = join_names([*labels.name_by_value])
+        problem = f"label {quote_value(name_label_value(value))} is not known; known are {known}"
         key = "source.labels or source.labels_separator" if source.has_label_sets else "source.labels"
         raise ValueError(f"{problem}; correct the row, or set {key}")
     return labels.name_by_value[text]
 
 
-def name_labels(value: Any, source: SourceConfig, is_joined: bool, spellings: set[str]) -> str | None:
+def name_labels(value: Any, source: SourceConfig, is_joined: bool) -> str | None:
     """The class name of a raw cell as ``name_label``; with several labels to a text, their label set as one text, or
     ``NEUTRAL_NAME`` if one of them is. ``is_joined``: lists have become label sets. Raises ``ValueError`` as
     ``name_label`` does, for a list where a name is expected, or the reverse, and as ``check_label``.
@@ -302,15 +282,12 @@ def name_labels(value: Any, source: SourceConfig, is_joined: bool, spellings: se
         check_label(text)
     is_listed = text.endswith(NAME_END) or (separator == LIST and LIST_AS_TEXT.fullmatch(text) is not None)
     if text and is_listed != (separator == LIST):
-        labels = join_names(split_label_set(text))
-        problem = f"the label is a list of {labels}, where source.labels_separator expects a text"
-        if not is_listed:
-            problem = f"the label {text[:60]!r} is no list, as source.labels_separator expects"
-        raise ValueError(f"{problem}; write all labels as lists, or none")
+        kind, label = "a list" if is_listed else "no list", quote_value(text.replace(NAME_END, ","))
+        raise ValueError(f"the label {label} is {kind}, unlike source.labels_separator; write all as lists, or none")
     is_missing = name is None or (not text.strip() and source.missing_label != "error" and separator != LIST)
     if is_missing or not source.has_label_sets:
-        return name_label(value, source, spellings)
-    names = {name_label(label, source, spellings) for label in split_labels(text, separator)}
+        return name_label(value, source)
+    names = {name_label(label, source) for label in split_labels(text, separator)}
     return NEUTRAL_NAME if NEUTRAL_NAME in names else join_label_set(names)
 
 

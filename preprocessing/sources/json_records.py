@@ -8,7 +8,6 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import msgspec
 import pyarrow as pa
 
 from padless.core.errors import DataError
@@ -19,11 +18,8 @@ from preprocessing.sources.sources import File
 from preprocessing.sources.text_files import LineReader
 from preprocessing.text.cleaning import encode
 
-MAX_LIST_BYTES = 256 << 20
-"""Largest file of one list."""
-OBJECT_DECODER = msgspec.json.Decoder(dict[str, Any])
-LENIENT_DECODER = json.JSONDecoder(parse_constant=lambda _: None)
-"""Also reads NaN and infinities, which Python writes, as null."""
+DECODER = json.JSONDecoder(parse_constant=lambda _: None)
+"""Reads NaN and infinities, which Python writes, as null."""
 
 
 class JsonReader(Reader):
@@ -67,17 +63,9 @@ class JsonReader(Reader):
 
 
 def list_as_lines(chunks: Iterable[bytes], name: str) -> bytes:
-    """A list of objects of JSON as JSON lines. Raises ``DataError`` for another value, and for more than
-    ``MAX_LIST_BYTES``.
-    """
-    data = bytearray()
-    for chunk in chunks:
-        data += chunk
-        if len(data) > MAX_LIST_BYTES:
-            problem = f"its one list of JSON has more than {MAX_LIST_BYTES >> 20} MiB"
-            raise DataError(f"{name}: {problem}; write JSON lines, an object a line")
+    """A list of objects of JSON as JSON lines. Raises ``DataError`` for another value."""
     try:
-        records = LENIENT_DECODER.decode(data.decode())
+        records = DECODER.decode(b"".join(chunks).decode())
     except (ValueError, RecursionError) as error:
         raise DataError(f"{name}: not a list of JSON ({one_line(error)}); correct it") from None
     return b"".join(encode(json.dumps(record, ensure_ascii=False)) + b"\n" for record in records)
@@ -88,16 +76,13 @@ def parse_objects(batch: SourceBatch) -> list[dict[str, Any]]:
     records = batch.table[LINE].to_pylist()
     for row, line in enumerate(records):
         try:
-            records[row] = OBJECT_DECODER.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            try:
-                records[row] = LENIENT_DECODER.decode(line.decode())
-            except (ValueError, RecursionError) as error:
-                problem = f"not a JSON value ({one_line(error)}); write one object a line, or one list of objects"
-                raise batch.error(row, problem) from None
-            if not isinstance(records[row], dict):
-                problem = f'a {type(records[row]).__name__}, expected an object such as {{"text": "…"}}'
-                raise batch.error(row, problem) from None
+            records[row] = DECODER.decode(line.decode())
+        except (ValueError, RecursionError) as error:
+            problem = f"not a JSON value ({one_line(error)}); write one object a line, or one list of objects"
+            raise batch.error(row, problem) from None
+        if not isinstance(records[row], dict):
+            problem = f'a {type(records[row]).__name__}, expected an object such as {{"text": "…"}}'
+            raise batch.error(row, problem)
     return records
 
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -63,7 +62,7 @@ class ParquetReader(Reader):
 def read_footer(address: str, name: str) -> tuple[pa.parquet.FileMetaData, pa.Schema]:
     """The metadata of a Parquet file, and its schema.
 
-    Raises ``DataError`` for another file, for too many columns or two of one name, and for rows or bytes out of
+    Raises ``DataError`` for another file, for too many columns, and for rows or bytes out of
     proportion to its size.
     """
     with addresses.open_file(address) as opened:
@@ -74,9 +73,6 @@ def read_footer(address: str, name: str) -> tuple[pa.parquet.FileMetaData, pa.Sc
             problem = f"not a Parquet file ({one_line(error)})"
             raise DataError(f"{name}: {problem}; end its name as what it is, or write it again") from None
     check_width(name, footer.num_columns)
-    repeated = [column for column, times in Counter(schema.names).items() if times > 1]
-    if repeated:
-        raise DataError(f"{name}: has more than one column {repeated[0]!r}; rename one")
     check_unpacked(name, max(ROW_BYTES * footer.num_rows, num_bytes(footer)), size)
     return footer, schema
 

@@ -17,7 +17,6 @@ from padless.core.untrusted import check_unpacked, one_line
 from preprocessing.labels import AUTO
 from preprocessing.sources import addresses
 from preprocessing.sources.batches import BYTES, FOLDER_SPLIT, PATH, TEXT, Reader, SourceBatch
-from preprocessing.sources.detection import detect_encoding, name_columns
 from preprocessing.sources.json_records import JsonReader
 from preprocessing.sources.parquet import ParquetReader
 from preprocessing.sources.sources import File, FolderText, list_texts
@@ -28,6 +27,8 @@ from preprocessing.sources.text_files import (
     CsvReader,
     LineReader,
     convert_to_utf8,
+    detect_encoding,
+    name_columns,
 )
 from preprocessing.text.cleaning import encode
 
@@ -36,7 +37,7 @@ MAX_SHEET_ROWS = 1 << 20
 BATCH_TEXTS = 256
 """Texts of a folder in a batch."""
 MAX_SHEET_CELLS = 1 << 26
-"""Between the first cell and the last one of each row, empty ones too."""
+"""Of rows and columns that are not empty."""
 
 
 def open_reader(file: File) -> Reader:
@@ -86,7 +87,7 @@ def read_sheet(file: File) -> list[list[str]]:
     require_package("openpyxl", file.name, "excel")
     import openpyxl
 
-    rows, num_cells = list[dict[int, str]](), 0
+    rows = list[dict[int, str]]()
     with addresses.open_file(file.address) as opened, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # on what openpyxl does not read
         try:
@@ -99,22 +100,15 @@ def read_sheet(file: File) -> list[list[str]]:
             for row in sheet.iter_rows(max_row=MAX_SHEET_ROWS) if sheet is not None else ():
                 cells = {cell.column: text for cell in row if (text := text_of_cell(cell))}
                 rows += [cells] if cells else []
-                num_cells += len(row)
-                check_sheet(file.name, num_cells)
         except UserError:
             raise
         except Exception as error:  # openpyxl raises errors of every kind for a damaged file
             problem = one_line(error.__cause__ or error)
             raise DataError(f"{file.name}: not a readable Excel file ({problem}); save it again, or as CSV") from None
     columns = sorted({column for cells in rows for column in cells})
-    check_sheet(file.name, len(rows) * len(columns))
+    if len(rows) * len(columns) > MAX_SHEET_CELLS:
+        raise DataError(f"{file.name}: its cells lie too far apart; keep the table alone, or save it as CSV")
     return [[cells.get(column, "") for column in columns] for cells in rows]
-
-
-def check_sheet(name: str, num_cells: int) -> None:
-    """Raise ``DataError`` for more than ``MAX_SHEET_CELLS``."""
-    if num_cells > MAX_SHEET_CELLS:
-        raise DataError(f"{name}: its cells lie too far apart; keep the table alone, or save it as CSV")
 
 
 def text_of_cell(cell: Any) -> str:

@@ -26,6 +26,7 @@ NLTK_LANGUAGES = {
     "pl": "polish", "pt": "portuguese", "ro": "romanian", "ru": "russian", "sl": "slovene", "sv": "swedish",
     "tr": "turkish", "ar": "arabic", "id": "indonesian", "kk": "kazakh", "zh": "chinese",
 }  # fmt: skip
+PUNKT_FILES = ["abbrev_types.txt", "collocations.tab", "ortho_context.tab", "sent_starters.txt"]
 MAX_STOP_WORDS_BYTES = 16 << 20
 """Largest file of stop words."""
 NEGATIONS = {
@@ -62,6 +63,17 @@ def resource_versions(spec: TextSpec) -> dict[str, str]:
     if spec.lemmatizer == "simplemma":
         simplemma(spec.language)
         versions["simplemma"] = str(load_object("simplemma:__version__"))
+    return versions
+
+
+def nltk_versions(spec: TextSpec) -> dict[str, str]:
+    """What decides the tokens of NLTK: its version and, for sentences, a hash of the Punkt model of the language."""
+    import nltk
+
+    versions = {"nltk": str(nltk.__version__)}
+    if spec.tokenizer == "nltk":
+        folder = find_folder(f"tokenizers/punkt_tab/{language_name(spec.language)}")
+        versions["punkt_tab"] = fingerprint(folder, PUNKT_FILES)
     return versions
 
 

@@ -33,7 +33,7 @@ class TokenizerEntry:
 
 
 NLTK = TokenizerEntry(
-    rules="preprocessing.text.nltk_tokenizer:rules", resources="preprocessing.text.nltk_tokenizer:resources"
+    rules="preprocessing.text.tokenizer:nltk_rules", resources="preprocessing.text.resources:nltk_versions"
 )
 TOKENIZERS = {
     "unicode": TokenizerEntry(rules="preprocessing.text.words:UnicodeRules"),

@@ -84,6 +84,14 @@ class PerText:
         return [[surface.decode()] for surface in surfaces]
 
 
+def nltk_rules(spec: TextSpec) -> PerText:
+    """The words of :func:`nltk.tokenize.word_tokenize`; ``nltk_line`` does not cut a text into sentences."""
+    from nltk.tokenize import word_tokenize
+
+    language, is_line = resources.language_name(spec.language), spec.tokenizer == "nltk_line"
+    return PerText(spec, lambda text: word_tokenize(text, language, is_line))
+
+
 PIECE_TEXTS, PIECE_BYTES = 2048, 1 << 19
 """One piece's arrays stay in the processor's cache."""
 ROUND_TEXTS, ROUND_BYTES = 16_384, 24 << 20

@@ -51,24 +51,6 @@ def test_shares_on_any_machines_make_the_bytes_of_one_job(tmp_path: Path, comman
     assert "already complete" in command.err
 
 
-@pytest.mark.timeout(120)
-def test_a_share_that_stands_still_holds_up_nobody_and_finds_its_files(tmp_path: Path, command: Command) -> None:
-    """The other one makes its parts and completes the dataset; only the last to end removes what they needed."""
-    source, shared = write_csv(tmp_path / "reviews.csv", reviews(1500, words=60)), tmp_path / "there"
-    command.build(source, tmp_path / "one", *SMALL)
-    words = words_of(source, shared, *SMALL, "--executor.share")
-    slow = start(*words, "1/2", "--executor.timeout_s", 1, stderr=subprocess.PIPE)
-    wait_until(lambda: [*shared.glob(".work/parts/*.json")])
-    slow.send_signal(signal.SIGSTOP)
-    assert slow.poll() is None, "it was over before it could be stopped"
-    assert command(*words, "0/2", "--executor.timeout_s", 2) == 0, command.err
-    assert (shared / "dataset.json").is_file()
-    slow.send_signal(signal.SIGCONT)
-    _, errors = slow.communicate(timeout=60)
-    assert slow.returncode == 0, errors
-    assert contents(shared) == contents(tmp_path / "one")
-
-
 @pytest.mark.timeout(60)
 def test_a_share_makes_what_others_do_not(tmp_path: Path, command: Command) -> None:
     source = write_csv(tmp_path / "reviews.csv", reviews(200))

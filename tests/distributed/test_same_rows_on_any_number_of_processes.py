@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Real runs: the row hash of every log line is the same on 1, 2 and 4 ranks, and no dataset changes under a run; two
-ranks that begin with the weights of another model, or with vectors of their own texts, begin with the same, recorded,
-learned or read once; an error of the thread that writes checkpoints ends both.
+ranks that begin with the weights of another model begin with the same, read once; an error of the thread that writes
+checkpoints ends both.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,9 @@ from harness.distributed.session import open_session
 from harness.rundir import checkpoint
 from harness.training.assembly import open_run
 from harness.training.trainer import Trainer
-from preprocessing.dataset.shards import read_manifest
-from preprocessing.dataset.vectors import learn_vectors, sample
 from tests.helpers.bundles import write_drawn
 from tests.helpers.commands import read_json, read_metrics, status_of, values_in_log
-from tests.helpers.datasets import shared_dataset, split_of, write_dataset
+from tests.helpers.datasets import shared_dataset, write_dataset
 from tests.helpers.ranks import run_ranks
 from tests.helpers.runs import arguments, small, train_to_end
 
@@ -159,26 +156,6 @@ def test_all_ranks_begin_with_what_rank_0_has_read(data: Path, tmp_path: Path) -
     assert ends[0]["wide.table"].any()
 
 
-DIM, STD = 8, 0.5
-MODEL = ("--model.embedding_dim", DIM, "--model.hidden_size", 4, "--model.embedding_std", STD, "--init.vectors", "own")
-TRAINING = ("--epochs", 1, "--global_batch", 16, "--precision", "fp32", "--device", "cpu", "--timeout_s", 60)
-
-
-def test_learned_once_and_held_to_the_end(tmp_path: Path) -> None:
-    data, run = tmp_path / "data", tmp_path / "run"
-    write_dataset(data, {"train": 120, "validation": 30})
-    frozen = ["--model.freeze_embedding", "always", "--optim.weight_decay", "0.1", "--optim.ema", "0.9"]
-    result = train_to_end("--data", data, "--run", run, *MODEL, *TRAINING, *frozen, processes=2)
-    assert result.returncode == 0, result.stderr[-3000:]
-    learned = learn_vectors(sample([split_of(data)]), read_manifest(data).vocabulary_size, DIM)
-    has = learned.any(axis=1)
-    (path,) = (run / "bundle").glob("weights-*.safetensors")
-    embedding = load_file(path)["embedding.weight"]
-    np.testing.assert_allclose(embedding[has], learned[has] * (STD / learned[has].std()), rtol=1e-5)
-    assert not embedding[0].any()
-    assert read_json(run / "bundle" / "bundle.json")["vectors"]["sha256"] == sha256(learned).hexdigest()
-
-
 def compute_otherwise() -> None:
     """On a rank: the second one has a card of another kind."""
     if os.environ["RANK"] == "1":
@@ -186,7 +163,7 @@ def compute_otherwise() -> None:
 
 
 def test_ranks_that_compute_in_other_arithmetic_are_refused(data: Path, tmp_path: Path) -> None:
-    words = ("--data", data, "--run", tmp_path / "run", *MODEL, *TRAINING, "--precision", "fp32")
+    words = arguments(data, tmp_path / "run")
     result = train_to_end(*words, processes=2, setup=compute_otherwise)
     assert result.returncode == 2
     assert "rank 1 has arithmetic bf16, rank 0 has fp32" in result.stderr

@@ -19,8 +19,8 @@ import numpy as np
 import psutil
 import pytest
 
+from harness.data.loader import open_data
 from harness.data.order import OrderSpec, order_over
-from harness.data.placement import open_data
 from harness.distributed.world import World
 from padless.core import atomic
 from padless.core.errors import DataError

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import gzip
 import hashlib
 import io
 import json
@@ -132,9 +131,6 @@ STARS = [(text, ("one", "three", "five")[n % 3]) for n, (text, _) in enumerate(R
 CLASSES = '{"worse":["bad"],"better":["good"]}'
 FILES: dict[str, tuple[dict[str, bytes], str]] = {
     "csv": corpus("in.csv", table()),
-    "csv, small parts": corpus("in.csv", table(), "--source.part_mb 0.0005"),
-    "csv, semicolons found": corpus("in.csv", table(delimiter=";")),
-    "csv, tabs": corpus("in.csv", table(delimiter="\t"), "--source.delimiter \\t"),
     "csv, single quotes": corpus("in.csv", table(quotechar="'"), "--source.quote '"),
     "csv, no quotes": corpus(
         "in.tsv", table(ASCII_ROWS, delimiter="\t", quoting=csv.QUOTE_NONE, quotechar=None), "--source.quote="
@@ -144,10 +140,7 @@ FILES: dict[str, tuple[dict[str, bytes], str]] = {
     "csv, where": corpus(
         "in.csv", with_column("lang", lambda n: "en" if n % 4 else "fr"), '--source.where {"lang":"en"}'
     ),
-    "csv, utf-16": corpus("in.csv", table(encoding="utf-16")),
     "csv, latin-1 found": corpus("in.csv", table(WESTERN, encoding="cp1252")),
-    "tsv": corpus("in.tsv", table(delimiter="\t")),
-    "csv.gz": corpus("in.csv.gz", gzip.compress(table())),
     "jsonl": corpus("in.jsonl", objects()),
     "json, a list": corpus("in.json", json_list(indent=1)),
     "jsonl, two texts": corpus("in.jsonl", objects(TITLED, ("title", "text", "label")), TWO_TEXTS),
@@ -191,7 +184,7 @@ SETTINGS = {
     "text.lemmatizer": "simplemma wordnet",
     "text.lemmatizer wordnet --text.wordnet_pos": "first",
     "text.language": "de",
-    "text.max_tokens 12 --text.truncate": "head tail both",
+    "text.max_tokens 12 --text.truncate": "head both",
     "vocabulary.min_count": "auto 3",
     "vocabulary.max_size": "20",
     "shards.rows": "5",

@@ -3,30 +3,30 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from harness.model.classifier import Classifier
-from harness.rundir.records import read_attempts
-from harness.training import run as training_run
+from harness.batch import StepBatch
+from harness.metrics.figures import Scores
+from harness.rundir.json_files import read_lines
+from harness.training import validation
+from harness.training.trainer import Trainer
 from tests.helpers.commands import (
-    CPU,
     accelerate,
     later_wins,
     read_json,
     read_metrics,
-    run_module,
     status_of,
-    succeed,
     values_in_log,
-    wait_until,
 )
-from tests.helpers.datasets import shared_dataset, write_dataset
+from tests.helpers.datasets import shared_dataset
 from tests.helpers.runs import (
     TRAINING,
     arguments,
@@ -39,6 +39,8 @@ from tests.helpers.runs import (
     train_to_end,
     wait_for_step,
 )
+
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(400, func_only=True)]
 
 NO_DROPOUT = ("--model.dropout", "0.0")
 
@@ -53,23 +55,26 @@ def reference(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def train_slowly(until: Path | None = None) -> None:
-    """Make every step last longer than a twentieth of the half second after which a run looks for the STOP file; or,
-    with ``until``, every batch of a validation wait for that file, and then a little longer.
-    """
-    read, is_stopped = Classifier.read, []
+def train_slowly() -> None:
+    """On a rank: a step lasts longer than a twentieth of the half second after which a run looks for the STOP file."""
+    update = Trainer.update
 
-    def slow(self: Classifier, *batch: Any, **more: Any) -> Any:
-        if until and not self.training:
-            (until.parents[1] / "validating").touch()
-            if not is_stopped:
-                wait_until(until.exists, 60)
-                is_stopped.append(True)
-        time.sleep(0.03 if self.training == (until is None) else 0)
-        return read(self, *batch, **more)
+    def update_slowly(self: Trainer, batch: StepBatch) -> torch.Tensor:
+        time.sleep(0.03)
+        return update(self, batch)
 
-    Classifier.read = slow  # type: ignore[method-assign]
-    training_run.EVALUATION_ROWS = 1
+    Trainer.update = update_slowly  # type: ignore[method-assign]
+
+
+def stop_in_validation() -> None:
+    """On a rank: a stop signal comes when the first validation begins."""
+    score = validation.score_classifier
+
+    def stop_and_score(*words: Any) -> Scores:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return score(*words)
+
+    validation.score_classifier = stop_and_score
 
 
 @pytest.mark.slow
@@ -92,14 +97,10 @@ def test_any_number_of_processes_may_go_on(data: Path, reference: Path, tmp_path
 
 
 @pytest.mark.slow
-def test_stopped_in_the_middle_of_a_validation(data: Path, reference: Path, tmp_path: Path) -> None:
-    """All steps of the first epoch are logged; its validation, with slow batches, is not."""
+def test_stopped_in_a_validation(data: Path, reference: Path, tmp_path: Path) -> None:
+    """All steps of the first epoch are logged; its validation is not."""
     run = tmp_path / "run"
-    process = start(data, run, *NO_DROPOUT, setup=partial(train_slowly, run / "STOP"))
-    wait_for_step(process, run, 56)  # the last log line of the first epoch of 57 steps
-    wait_until((tmp_path / "validating").exists)
-    (run / "STOP").touch()
-    finish(process, run, 85)
+    finish(start(data, run, *NO_DROPOUT, setup=stop_in_validation), run, 85)
     newest = max((run / "checkpoints").iterdir())
     state = read_json(newest / "state.json")["trainer"]
     assert (state["epochs_done"], state["recurrence"]) == (0, "padded")
@@ -127,47 +128,23 @@ def test_a_rank_that_dies_is_named_and_the_run_goes_on(
         process = start(data, run, *NO_DROPOUT)
     finish(process, run)
     assert final(run) == final(reference)
-    attempts = read_attempts(run)
+    attempts = read_lines(run / "attempts.jsonl")
     assert len(attempts) == 2
     assert attempts[1]["resumed_from"] >= 22  # that of step 33 may have been in the making
 
 
-def test_a_run_that_differs_is_refused_and_goes_on_at_its_step_if_allowed(tmp_path: Path) -> None:
-    data, run = tmp_path / "data", tmp_path / "run"
-    write_dataset(data, {"train": 120, "validation": 40}, widths=(64,))
-    keys = ("--global_batch", "20", "--tracking.log_every", "1", "--optim.lr", "0.01", "--epochs", "2")
-    words = arguments(data, run, *keys)
-    assert train_to_end(*words).returncode == 0
-
-    log_bytes = (run / "metrics.jsonl").read_bytes()
-    assert train_to_end(*words, "--model.embedding_dim", "8").returncode == 2
-    assert (run / "metrics.jsonl").read_bytes() == log_bytes
-
-    assert train_to_end(*words, "--epochs", "4", "--allow", "epochs").returncode == 0
-    assert values_in_log(run, "step") == list(range(1, 25))
-
-
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(400, func_only=True)]
-
-long = shared_dataset({"train": 1500, "validation": 300, "test": 32})
-
-
-def test_a_dry_run_tries_network_and_memory_and_leaves_nothing(long: Path, tmp_path: Path) -> None:
-    words = (*CPU, *arguments(long, tmp_path / "runs/a"), "--dry_run", "--num_processes", 2)
-    output = succeed(run_module("padless", "train", *words, timeout_s=90)).stdout
-    for line in (
-        r"devices +no GPU is used",
-        r"memory +\d+ MiB",
-        r"full .*of training \(",
-    ):
-        assert re.search(f"^{line}", output, re.MULTILINE), output
-    assert not re.search("^(finished|next) ", output, re.MULTILINE), "there is no run to report"
+def test_a_dry_run_tries_network_and_memory_and_leaves_nothing(data: Path, tmp_path: Path) -> None:
+    result = train_to_end(*arguments(data, tmp_path / "runs/a"), "--dry_run", "true", processes=2)
+    assert result.returncode == 0, result.stderr
+    for line in (r"devices +no GPU is used", r"memory +\d+ MiB", r"full .*of training \("):
+        assert re.search(f"^{line}", result.stdout, re.MULTILINE), result.stdout
+    assert not re.search("^(finished|next) ", result.stdout, re.MULTILINE), "there is no run to report"
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
-def test_bare_accelerate_exits_with_1_and_the_status_says_why(long: Path, tmp_path: Path) -> None:
-    words = later_wins("--data", long, "--run", tmp_path / "run", *TRAINING, "--optim.lr", "1000")
+def test_bare_accelerate_exits_with_1_and_the_status_says_why(data: Path, tmp_path: Path) -> None:
+    words = later_wins("--data", data, "--run", tmp_path / "run", *TRAINING, "--optim.lr", "1000")
     assert accelerate("harness.train", *words, timeout_s=90).returncode == 1
     status = status_of(tmp_path / "run")
     assert (status["state"], status["exit_code"], "optim.lr" in status["reason"]) == ("failed", 2, True)

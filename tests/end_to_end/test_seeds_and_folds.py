@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Seeds and folds by one command: killed in the middle, continued to the same end; every row predicted once."""
+"""Seeds by one command: killed in the middle, continued to the same end."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-import pyarrow.parquet as pq
 import pytest
 
 import padless
 from tests.helpers.commands import read_json
-from tests.helpers.corpora import prepare, reviews, write_csv
-from tests.helpers.datasets import rows_by_number, write_dataset
+from tests.helpers.datasets import write_dataset
 from tests.helpers.runs import final, kill, launch, log, wait_for_step
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(900, func_only=True)]
@@ -48,19 +46,3 @@ def test_seeds_killed_in_the_second_end_in_the_same_table(tmp_path: Path) -> Non
     assert accuracy["mean"] == pytest.approx(np.mean(accuracies))
     assert accuracy["sd"] == pytest.approx(np.std(accuracies, ddof=1))
     assert padless.read_metrics(run, "validation")["seed"].value_counts().to_dict() == {0: 3, 1: 3, 2: 3}
-
-
-def test_each_row_is_predicted_by_the_fold_that_held_it_out(tmp_path: Path) -> None:
-    rows = [(text, label, f"film {row % 20}") for row, (text, label) in enumerate(reviews(300))]
-    corpus = write_csv(tmp_path / "c.csv", rows, ("text", "label", "film"))
-    data, run = tmp_path / "data", tmp_path / "one" / "run"
-    prepare(corpus, data, "--splits.folds", 3, "--splits.group_column", "film")
-    to_the_end(data, run, "--folds", "3", "--epochs", "2")
-    folds = {number: row.fold for number, row in rows_by_number(data, "train", "validation").items()}
-    table = pq.read_table(run / "out-of-fold.parquet").to_pylist()
-    assert {line["row"]: line["fold"] for line in table} == folds
-    assert len(table) == len(folds)
-    assert all(line["label"] == rows[line["row"] - 1][1] for line in table)
-    summary = read_json(run / "folds.json")
-    right = [line["label"] == line["predicted"] for line in table]
-    assert summary["out_of_fold"]["accuracy"] == pytest.approx(np.mean(right))

@@ -6,10 +6,9 @@ in time with a sentence and a true status, and the restarted run ends like an un
 from __future__ import annotations
 
 import re
-import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import Popen
@@ -57,19 +56,15 @@ class Training:
         """The output of machine ``side`` at the last start."""
         return self.folder / f"log-{self.name}-{side}-{self.starts}"
 
-    def start(self, sides: str = "ab", private_paths: Mapping[Path, Path | None] | None = None) -> list[Popen[str]]:
-        """Start these machines; ``private_paths``: path -> file that only machine b has there."""
+    def start(self, sides: str = "ab") -> list[Popen[str]]:
+        """Start these machines."""
         self.starts += 1
         self.run.parent.mkdir(exist_ok=True)
         started = []
         for side in sides:
             words = arguments(self.folder / "data", self.run, "--timeout_s", str(LIMIT_S))
             machine = self.two.a if side == "a" else self.two.b
-            theirs = (private_paths or {}) if side == "b" else {}
-            options = self.options
-            started.append(
-                launch_on(machine, self.two.a, *words, log=self.log(side), private_paths=theirs, options=options)
-            )
+            started.append(launch_on(machine, self.two.a, *words, log=self.log(side), options=self.options))
         return started
 
     def until_step(self, step: int, processes: list[Popen[str]]) -> None:
@@ -131,13 +126,6 @@ def interrupt_link(two: Two) -> None:
     two.restore()
 
 
-def other_dataset(training: Training) -> tuple[int, ...]:
-    """Machine b has another dataset at the same path."""
-    other_data = training.folder / "other"
-    write_dataset(other_data, SPLITS, seed=7)
-    return codes_of(training.start(private_paths={training.folder / "data": other_data}))
-
-
 def take_port(training: Training) -> tuple[int, ...]:
     """Another program on machine a uses the port; it ends with the machine's other processes."""
     words = f"import socket, time; s = socket.create_server(('', {PORT})); print('held', flush=True); time.sleep(900)"
@@ -151,28 +139,12 @@ LOST_PEER = r"rank {} at step \d+ waited .*from 1 other ranks"
 BY_A, BY_B = (LOST_PEER.format(0), "", LOST_PEER.format(0)), ("", LOST_PEER.format(1), LOST_PEER.format(1))
 PORT_TAKEN = "main_process_port: 29500 is taken by another program on machine-a"
 NO_B, NO_A = (f"machine {rank} of 2: the machines did not meet at .* within 30 s" for rank in (0, 1))
-NO_DATA = r"/.*dataset.json: missing"
-DATASET = r"rank 1 has dataset \w+, rank 0 has \w+: start all ranks alike"
-NOT_SHARED = r"run: .* on machine-b is not the directory that rank 0 writes to"
 FAULTS: dict[str, tuple[Act, tuple[int, ...], tuple[str, str, str]]] = {
-    "another dataset": (other_dataset, (2, 2), (DATASET,) * 3),
-    "run not shared": (
-        lambda training: codes_of(training.start(private_paths={training.run.parent: None})),
-        (2, 2),
-        (NOT_SHARED,) * 3,
-    ),
-    "no dataset": (
-        lambda training: codes_of(training.start(private_paths={training.folder / "data": None})),
-        (1, 3),
-        (NO_B, NO_DATA, NO_B),
-    ),
     "port taken": (take_port, (2, 2), (PORT_TAKEN,) * 3),
     "machine 1 never comes": (lambda training: codes_of(training.start(sides="a")), (1,), (NO_B, "", NO_B)),
     "machine 0 never comes": (lambda training: codes_of(training.start(sides="b")), (1,), ("", NO_A, "")),
     "power of 1": (during(lambda two: lose_power(two, "b"), "a"), (1,), BY_A),
     "power of 0": (during(lambda two: lose_power(two, "a"), "b"), (1,), BY_B),
-    "frozen": (during(lambda two: two.b.send(signal.SIGSTOP), "a"), (1,), BY_A),
-    "killed": (during(lambda two: two.b.kill(), "a"), (1,), BY_A),
     "cut": (during(lambda two: two.lose()), (1, 1), (LOST_PEER.format(0), LOST_PEER.format(1), LOST_PEER.format(0))),
     "cut for 10 s": (during(interrupt_link), (0, 0), ("",) * 3),
 }
@@ -181,7 +153,7 @@ FAULTS: dict[str, tuple[Act, tuple[int, ...], tuple[str, str, str]]] = {
 
 @pytest.mark.parametrize(
     "faults",
-    [("another dataset", "cut", "cut for 10 s"), pytest.param(tuple(FAULTS), marks=pytest.mark.night)],
+    [("cut", "cut for 10 s"), pytest.param(tuple(FAULTS), marks=pytest.mark.night)],
 )
 def test_faults_end_in_time_and_the_run_goes_on_to_the_same_end(tmp_path: Path, faults: tuple[str, ...]) -> None:
     """One training has all faults one after the other, and is then restarted once more."""
@@ -218,16 +190,3 @@ def test_a_rank_that_is_lost_is_started_again_on_both(tmp_path: Path) -> None:
         assert codes_of(processes, SLOW_S + 2 * LIMIT_S) == (0, 0), training.log("a").read_text()
     assert all("restart 1 of 3, from the last checkpoint" in training.log(side).read_text() for side in "ab")
     assert final(training.run) == final(undisturbed.run)
-
-
-def test_a_dry_run_tries_the_network_of_both(tmp_path: Path) -> None:
-    write_dataset(tmp_path / "data", SPLITS)
-    words = arguments(tmp_path / "data", tmp_path / "run", "--dry_run")
-    with two_machines() as two:
-        processes = [launch_on(machine, two.a, *words, log=tmp_path / machine.host) for machine in two.machines]
-        codes = codes_of(processes)
-        output, output_b = (unwrapped((tmp_path / machine.host).read_text()) for machine in two.machines)
-        assert codes == (0, 0), output + output_b
-        network = re.escape(f"{two.a.device} ({two.a.address}): the route to the other machines")
-        assert re.search(rf"^network +{network}", output, re.MULTILINE), output
-    assert not (tmp_path / "run").exists()

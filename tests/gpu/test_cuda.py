@@ -60,9 +60,9 @@ def test_both_layouts_on_cuda_equal_the_cpu(dataset: Path, layout: Layout, task:
             objective = Objective(Classifier(shape, size).to(device))
         objective.classifier.recurrent.flatten_parameters()
         losses_of_layout = []
-        for step in make_loader(dataset, layout_tried, device).steps(0):
+        for step in make_loader(dataset, layout_tried, device, prepare=objective.prepare).steps(0):
             for batch in step.micro_batches:
-                loss = objective(batch, step.step)
+                loss = objective(batch)
                 loss.backward()
                 losses_of_layout.append(loss.item())
         losses.append(losses_of_layout)

@@ -118,17 +118,10 @@ def is_gone(pid: int) -> bool:
 
 def wait_until(condition: Callable[[], object], timeout_s: float = 150) -> None:
     """Fails if it does not come true in time."""
-    assert came_true(condition, timeout_s), "it did not come to that"
-
-
-def came_true(condition: Callable[[], object], timeout_s: float) -> bool:
-    """Whether it came true in time."""
     deadline = time.monotonic() + timeout_s
     while not condition():
-        if time.monotonic() > deadline:
-            return False
+        assert time.monotonic() < deadline, "it did not come to that"
         time.sleep(0.005)
-    return True
 
 
 def read_json(path: Path) -> Any:

@@ -33,9 +33,10 @@ from harness.distributed.stopping import AlreadyFinished
 from harness.inference.bundle import Bundle
 from harness.rundir import checkpoint
 from harness.rundir.bundle_files import INDEX
+from harness.rundir.json_files import read_lines
 from harness.rundir.layout import BUNDLE, CONFIG
 from harness.rundir.metrics_log import MetricsLog
-from harness.rundir.records import read_attempts, read_run_config, read_status
+from harness.rundir.records import read_run_config, read_status
 from harness.training import assembly
 from harness.training.checkpointer import Checkpointer
 from padless.commands import main as preprocessing
@@ -172,7 +173,7 @@ def go_on(source: Path, folder: Path) -> int:
         return 1
     litter = [path for path in run.rglob("*") if ".tmp-" in path.name or path.name.endswith(".before")]
     is_same = final(run) == final(folder / "new")
-    has_resumed = is_finished or read_attempts(run)[-1]["resumed_from"] == (step or None)
+    has_resumed = is_finished or read_lines(run / "attempts.jsonl")[-1]["resumed_from"] == (step or None)
     return 0 if is_same and not litter and has_resumed else DIFFERENT
 
 

@@ -2,7 +2,7 @@
 """Two machines on this one: network namespaces that a pair of veth devices joins, each with an address, a host name and
 a ``/etc/hosts`` of its own, in which, as on Debian, its own name is 127.0.1.1.
 
-They share the file system, except what a command is told to have for itself. Needs root and iproute2; cuts need
+They share the file system. Needs root and iproute2; cuts need
 iptables. ``why_not`` says what is missing.
 """
 
@@ -12,16 +12,14 @@ import contextlib
 import os
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 
 import psutil
 
@@ -76,18 +74,9 @@ class Machine:
     rank: int
     started: list[subprocess.Popen[str]] = field(default_factory=list)
 
-    def start(
-        self,
-        *command: str,
-        log: Path,
-        private_paths: Mapping[Path, Path | None] = MappingProxyType({}),
-    ) -> subprocess.Popen[str]:
-        """Run a command here; ``private_paths``: path -> what only this machine has there, None for an empty folder."""
-        setup = [f"hostname {self.host}"]
-        for path, source in private_paths.items():
-            mount_options = f"--bind {shlex.quote(str(source))}" if source else "-t tmpfs tmpfs"
-            setup.append(f"mount {mount_options} {shlex.quote(str(path))}")
-        script = " && ".join([*setup, f"exec {shlex.join(command)}"])
+    def start(self, *command: str, log: Path) -> subprocess.Popen[str]:
+        """Run a command here."""
+        script = f"hostname {self.host} && exec {shlex.join(command)}"
         environment = {name: value for name, value in os.environ.items() if not name.endswith("_SOCKET_IFNAME")}
         with open(log, "a") as file:
             process = subprocess.Popen(
@@ -111,18 +100,14 @@ class Machine:
                 processes.append(psutil.Process(int(pid)))
         return processes
 
-    def send(self, number: signal.Signals) -> None:
-        """A signal to every process here."""
-        for process in self.processes():
-            with contextlib.suppress(psutil.Error):
-                process.send_signal(number)
-
     def kill(self) -> None:
         """SIGKILL for all, until none is left."""
         deadline = time.monotonic() + 20
         while alive := self.processes():
             assert time.monotonic() < deadline, alive
-            self.send(signal.SIGKILL)
+            for process in alive:
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
             time.sleep(0.05)
         while self.started:
             self.started.pop().wait(20)
@@ -199,9 +184,7 @@ def launch_on(
     main: Machine,
     *keys: str,
     log: Path,
-    command: str = "train",
     options: Sequence[str] = (),
-    private_paths: Mapping[Path, Path | None] = MappingProxyType({}),
 ) -> subprocess.Popen[str]:
     """``padless train`` on one of two machines, with one process on each; ``options`` are accelerate's."""
     values = {
@@ -213,5 +196,5 @@ def launch_on(
         "main_process_port": PORT,
     }
     places = (f"--{name}={value}" for name, value in values.items())
-    words = [sys.executable, "-m", "padless", command, *places, *options, *keys]
-    return machine.start(*words, log=log, private_paths=private_paths)
+    words = [sys.executable, "-m", "padless", "train", *places, *options, *keys]
+    return machine.start(*words, log=log)

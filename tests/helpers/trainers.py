@@ -16,7 +16,7 @@ from accelerate.state import AcceleratorState, GradientState
 
 from harness.batch import StepBatch
 from harness.config import Choice, RunConfig
-from harness.data.placement import open_data
+from harness.data.loader import open_data
 from harness.data.run_rows import rows_of_run
 from harness.data.targets import open_targets
 from harness.distributed.session import Session, open_session
@@ -103,6 +103,20 @@ def updates_of(cases: Sequence[Case], config_of: Callable[[str], RunConfig]) -> 
             config = replace(config, recurrence=layout, micro_batch=micro_batch)
             updates_by_case[options, layout, accumulation] = train_in_fp64(config, session)
     return updates_by_case
+
+
+def check_updates(
+    updates: dict[Case, tuple[list[int], Weights]], references: dict[str, Weights], steps: int, most: int
+) -> None:
+    """Every case has taken so many steps, of as many micro-batches as it says, at most ``most``, and has the weights of
+    the reference for its options.
+    """
+    for (options, layout, accumulation), (counts, weights) in updates.items():
+        assert (len(counts), max(counts)) == (steps, min(accumulation, most))
+        assert weights.keys() == references[options].keys()
+        for name, expected in references[options].items():
+            case = f"{name}: {options}, {layout}, {accumulation} micro-batches"
+            np.testing.assert_allclose(weights[name], expected, rtol=0, atol=1e-9, err_msg=case)
 
 
 def train_plainly(

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Law 7: nothing hangs. Ranks have the same number of steps by construction; collectives live in one module; every wait
-has a limit, and the error names what was waited for.
+"""Law 7: nothing hangs. Collectives live in one module; every wait has a limit, and the error names what was waited
+for. That ranks have the same number of steps by construction: ``test_order_is_a_pure_function.py``.
 """
 
 from __future__ import annotations
@@ -20,12 +20,9 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from harness.batch import Batch
 from harness.config import ModelConfig
-from harness.data.order import Order, OrderSpec
 from harness.distributed import world
 from harness.distributed.session import open_session
 from harness.distributed.stopping import MARGIN_S, REASONS, Heartbeat, read_reasons, run_rank
@@ -41,33 +38,6 @@ from tests.helpers.runs import finish, log, start
 
 COLLECTIVES = ROOT / "harness" / "distributed" / "world.py"
 LIMIT_S = 3
-
-
-# The same number of steps, by construction.
-
-
-@settings(max_examples=50, deadline=None)
-@given(
-    lengths=st.lists(st.integers(1, 30), min_size=1, max_size=120),
-    global_batch=st.integers(1, 40),
-    world_size=st.integers(1, 9),
-    block_rows=st.integers(1, 17),
-    shuffle=st.booleans(),
-)
-def test_every_rank_has_a_share_of_every_step(
-    lengths: list[int], global_batch: int, world_size: int, block_rows: int, shuffle: bool
-) -> None:
-    """No rank asks how many steps another one has: it slices the steps of all, and no slice is ever missing."""
-    row_lengths = np.array(lengths)
-    starts = np.unique([*range(0, len(row_lengths), block_rows), len(row_lengths)])
-    spec = OrderSpec(seed=len(row_lengths), global_batch=global_batch, shuffle=shuffle)
-    order = Order(starts, lambda block: row_lengths[starts[block] : starts[block + 1]], spec, np.ones(len(starts) - 1))
-    enough = order.smallest_step >= world_size
-    for step in range(order.steps_per_epoch):
-        shares = [len(order.batch_rows(0, step)[rank::world_size]) for rank in range(world_size)]
-        assert max(shares) - min(shares) <= 1
-        assert sum(shares) == len(order.batch_rows(0, step))
-        assert not enough or min(shares) >= 1
 
 
 # Collectives live in one module, and none waits without a name and a limit.

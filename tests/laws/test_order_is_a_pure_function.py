@@ -50,6 +50,7 @@ def test_every_row_comes_once_in_batches_of_near_equal_size(blocks: list[int], s
     for step, batch in enumerate(batches):
         slices = [order.batch_rows(epoch, step)[rank::3].tolist() for rank in range(3)]
         assert sorted(itertools.chain(*slices)) == sorted(batch)
+        assert min(map(len, slices)) == len(batch) // 3
 
 
 def test_seed_epoch_and_global_batch_change_the_order() -> None:

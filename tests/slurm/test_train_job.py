@@ -5,18 +5,17 @@ run of two processes ends, bit for bit.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.helpers.commands import CPU, read_json, run_command, status_of, succeed
+from harness.rundir.records import read_attempts
+from tests.helpers.commands import CPU, run_command, status_of, succeed
 from tests.helpers.datasets import write_dataset
-from tests.helpers.runs import rank_of
+from tests.helpers.runs import final, rank_of, steps_done
 from tests.slurm.conftest import Cluster, ask, why_no_cluster
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(420, func_only=True)]
@@ -58,32 +57,9 @@ class Training:
         return cluster.submit("train", *words, options=options, site=f"python=({self.python})\n{site}")
 
 
-def outcome(run: Path) -> dict[str, Any]:
-    """All that a run learned: the hash of the best weights, and its metrics byte by byte."""
-    (best,) = (run / "bundle").glob("*.safetensors")
-    weights = hashlib.sha256(best.read_bytes()).hexdigest()
-    test = read_json(run / "test.json")
-    return {"weights": weights, "metrics": (run / "metrics.jsonl").read_text(), "test": test}
-
-
 def starts(run: Path) -> list[int | None]:
     """From which step each start of the run went on; None for its beginning."""
-    path = run / "attempts.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [json.loads(line)["resumed_from"] for line in lines]
-
-
-def step(run: Path) -> int:
-    """The last step in metrics.jsonl."""
-    path = run / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    return max((json.loads(line)["step"] for line in lines), default=0)
-
-
-def checkpoints(run: Path) -> list[int]:
-    return sorted(
-        int(path.name.removeprefix("step-")) for path in run.glob("checkpoints/step-*") if "." not in path.name
-    )
+    return [attempt["resumed_from"] for attempt in read_attempts(run)]
 
 
 @pytest.fixture(scope="module")
@@ -95,21 +71,21 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Training:
 
 
 @pytest.fixture(scope="module")
-def reference(training: Training) -> dict[str, Any]:
+def reference(training: Training) -> dict[str, bytes]:
     """What two processes of one machine learn when nothing happens to them."""
     run = training.data.parent / "undisturbed"
     command = [str(training.python), "-m", "padless", "train", *CPU]
     command += ["--config", str(training.config), "--run", str(run)]
     succeed(run_command(command, 300, {}))
-    return outcome(run)
+    return final(run)
 
 
 @pytest.mark.slow
 def test_preempted_by_a_higher_partition_it_goes_on_to_the_same_end(
-    cluster: Cluster, training: Training, reference: dict[str, Any]
+    cluster: Cluster, training: Training, reference: dict[str, bytes]
 ) -> None:
     job, run = training.submit(cluster), cluster.folder / "run"
-    cluster.until(job, lambda: step(run) >= 100, "step 100", 120)
+    cluster.until(job, lambda: steps_done(run) >= 100, "step 100", 120)
     both_nodes = ("--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null")
     high = ask("sbatch", "--parsable", *both_nodes, "--wrap", "true")
     cluster.jobs.append(high)
@@ -121,18 +97,18 @@ def test_preempted_by_a_higher_partition_it_goes_on_to_the_same_end(
     cluster.complete(job, 240)
     assert starts(run) == [None, stopped["step"]], cluster.log(job)
     assert cluster.field(job, "Restarts") == "1"
-    assert outcome(run) == reference
+    assert final(run) == reference
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600, func_only=True)
 def test_at_its_time_limit_it_is_requeued_and_goes_on_to_the_same_end(
-    cluster: Cluster, training: Training, reference: dict[str, Any]
+    cluster: Cluster, training: Training, reference: dict[str, bytes]
 ) -> None:
     """SLURM looks at limits every 30 seconds; a node that stands still meanwhile keeps the run from ending before."""
     job = training.submit(cluster, "--timeout_s", 200, options=("--time=2", "--signal=B:USR2@15"))
     run = cluster.folder / "run"
-    cluster.until(job, lambda: step(run) >= 50, "step 50", 100)
+    cluster.until(job, lambda: steps_done(run) >= 50, "step 50", 100)
     slow = rank_of(run)
     slow.suspend()
     cluster.until(job, lambda: "asked to stop" in cluster.log(job), "signal before the limit", 150)
@@ -143,18 +119,18 @@ def test_at_its_time_limit_it_is_requeued_and_goes_on_to_the_same_end(
     log = cluster.log(job)
     assert log.count("asked to stop") == log.count(": requeued") == 1, log
     assert [50 <= (resumed_from or 0) < EPOCHS * EPOCH for resumed_from in starts(run)] == [False, True]
-    assert outcome(run) == reference
+    assert final(run) == reference
 
 
 @pytest.mark.slow
 def test_cancelled_it_stays_so_and_the_same_command_goes_on(
-    cluster: Cluster, training: Training, reference: dict[str, Any]
+    cluster: Cluster, training: Training, reference: dict[str, bytes]
 ) -> None:
     job, run = training.submit(cluster), cluster.folder / "run"
-    cluster.until(job, lambda: step(run) >= 50, "step 50", 120)
+    cluster.until(job, lambda: steps_done(run) >= 50, "step 50", 120)
     ask("scancel", job)
     assert cluster.wait(job, 60) == "CANCELLED"
     assert cluster.field(job, "Restarts") == "0"
     second_job = training.submit(cluster)
     cluster.complete(second_job, 240)
-    assert outcome(run) == reference
+    assert final(run) == reference

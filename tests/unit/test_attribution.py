@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from harness.batch import Batch
 from harness.config import ModelConfig
 from harness.model import dropout, language
-from harness.model.attribution import attributions
+from harness.model.attribution import attribute
 from harness.model.classifier import Classifier
 from harness.model.dropout import HEAD, LAYERS, SITE_BITS, DropoutRates, draw_masks
 from harness.model.language import LanguageModel, LanguageObjective
@@ -68,7 +68,8 @@ def test_scores_add_up_to_the_logit(pooling: str) -> None:
     for num_layers, bidirectional, num_classes, wide in ((2, True, 2, True), (1, False, 3, True)):
         model = make_model(num_classes, wide, pooling=pooling, num_layers=num_layers, bidirectional=bidirectional)
         classes = [0, 1, 1, 1, 0] if num_classes == 2 else [0, 1, 2, 1, 0]
-        for attribution, ids, label in zip(attributions(model, TEXTS, classes), TEXTS, classes, strict=True):
+        for ids, label in zip(TEXTS, classes, strict=True):
+            attribution = attribute(model, ids, label)
             sign, index = (2 * label - 1, 0) if num_classes == 2 else (1, label)
             logit, empty = (sign * float(values[index]) for values in logits_at(model, ids))
             assert attribution.scores.shape == ids.shape
@@ -85,7 +86,7 @@ def test_scores_of_n_grams_of_the_end_add_up_to_the_logit() -> None:
     own_everything(model.wide, torch.from_numpy(ids)[None])
     num_keys = model.wide.keys(torch.from_numpy(ids)[None], torch.tensor([50])).shape[1] - (END + END - 1)
     assert num_keys == 50 + 49 + 48
-    (logit, empty), (attribution,) = logits_at(model, ids), attributions(model, [ids], [1])
+    (logit, empty), attribution = logits_at(model, ids), attribute(model, ids, 1)
     assert attribution.scores.sum() == pytest.approx(float(logit[0] - empty[0]), rel=2e-2, abs=5e-3)
 
 
@@ -98,7 +99,7 @@ def test_as_the_sum_of_many_steps_along_the_line() -> None:
         vectors = (embedded * (step + 0.5) / num_steps).requires_grad_()
         (gradient,) = torch.autograd.grad(model.read_embedded(vectors, batch)[0, 1], vectors)
         expected += (gradient * embedded).sum(-1)[:, 0] / num_steps
-    (attribution,) = attributions(model, TEXTS[:1], [1])
+    attribution = attribute(model, TEXTS[0], 1)
     np.testing.assert_allclose(attribution.scores, expected.numpy(), atol=0.01 * np.abs(attribution.scores).max())
 
 
@@ -175,9 +176,10 @@ def test_memory_grows_with_vocabulary_plus_tokens_and_not_times(monkeypatch: pyt
     model = LanguageModel(ModelConfig(embedding_dim=dim, hidden_size=4), vocabulary)
     objective = LanguageObjective(model, candidates=candidates)
     batch = padded_batch([60] * 10, vocabulary)
-    objective(batch, 0)
+    objective.prepare(0, batch)
+    objective(batch)
     with Largest() as training:
-        objective(batch, 0).backward()
+        objective(batch).backward()
     with Largest() as validation, torch.inference_mode():
         model.row_log_losses(batch)
     assert training.scattered == 0

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from harness.config import RunConfig
-from harness.data.placement import open_data
+from harness.data.loader import open_data
 from harness.data.run_rows import check_dataset
 from harness.distributed.world import World
 from padless.core import atomic

@@ -29,14 +29,12 @@ from harness.inference.evaluation import assess
 from harness.inference.scoring import loader_over, score
 from harness.rundir.bundle_files import read_info, source_of, write_info
 from harness.rundir.layout import BUNDLE
-from padless.core.terminal import percent
 from preprocessing.dataset import shards
-from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest
-from preprocessing.text.vocabulary import Vocabulary
+from preprocessing.dataset.shards import Split, read_manifest
 from tests.helpers.bundles import shared_run, write_drawn
 from tests.helpers.commands import read_json, unwrapped
 from tests.helpers.corpora import Command, contents, prepare, write_csv
-from tests.helpers.datasets import rewritten, rows_by_number, split_of, texts_in, write_dataset
+from tests.helpers.datasets import rewritten, rows_by_number, write_dataset
 
 pytestmark = pytest.mark.thorough
 
@@ -83,49 +81,34 @@ def test_the_figures_are_those_of_the_same_rows_in_the_dataset(run: Path, evalua
     for mistake, of_split in zip(figures["mistakes"], expected["mistakes"], strict=True):
         assert mistake["row"] == of_split["row"] + 1
         assert texts[mistake["row"] - 1] == f"{mistake['text']},{mistake['label']}"
-        assert mistake["label"] != mistake["predicted"]
         assert of_split["tokens"] == bundle.vocabulary.tokens.take(bundle.encoder([mistake["text"]]).ids).to_pylist()
         assert len(of_split["weights"]) == len(of_split["tokens"])
 
 
-def test_training_texts_and_texts_that_cannot_be_read_are_counted(
+def test_texts_are_training_texts_by_their_words_and_not_by_their_ids(
     run: Path, evaluate: Callable[..., str], tmp_path: Path, command: Command
 ) -> None:
-    """As long as the dataset of the training exists."""
-    names, data = Bundle(run / "bundle").info.labels, run.parent / "data"
-    words = Vocabulary.read(data / VOCABULARY).tokens
-    training_texts = [" ".join(words.take(ids).to_pylist()) for ids in texts_in(split_of(data))[:7]]
-    path = write_csv(tmp_path / "some.csv", [(text, names[0]) for text in [*training_texts, "zebra quagga", "zebra"]])
-    arguments = ("--output", tmp_path, "--input", path)
-    evaluate(*arguments)
+    """As long as the dataset of the training exists. An unknown word may be another one; rows without labels count
+    where a language model learned from them.
+    """
+    evaluate("--input", run.parent / "labelled.csv", "--output", tmp_path / "figures")
     assert "were not compared with the training texts" in unwrapped(command.err)
-    shutil.copytree(run, tmp_path / "run")
-    (tmp_path / "run" / "config.yaml").write_text(f"data: {data}\n")
-    output = evaluate(*arguments, run_folder=tmp_path / "run")
-    assert "warning: 7 of 9 rows (" in command.err
-    assert "note: 2 of 9 rows (" in output
-
-
-def test_texts_are_training_texts_by_their_words_and_not_by_their_ids(
-    evaluate: Callable[..., str], tmp_path: Path, command: Command
-) -> None:
-    """An unknown word may be another one; rows without labels count where a language model learned from them."""
     frame = [(f"fine film number{number % 2}", number % 2) for number in range(40)]
     long = "fine film number1 is good and fine film number0 is"
     source = write_csv(tmp_path / "in.csv", [*frame, ("anna is fine", 0), (long, 1)], ("text", "label"))
     write_csv(tmp_path / "more.csv", [("film is film",)], ("text",))
     words = ("--vocabulary.min_count", 2, "--splits.validation", 0, "--splits.test", 0)
     prepare(source, tmp_path / "data", "--source.unlabelled_path", tmp_path / "more.csv", *words)
-    started = {"weights": str(tmp_path / "first")}
+    config = {"data": str(tmp_path / "data"), "init": {"weights": str(tmp_path / "first")}}
     write_drawn(tmp_path / "first" / "bundle", tmp_path / "data", language=True)
     write_drawn(tmp_path / "run" / "bundle", tmp_path / "data", facts={"started_from": {"source": "first"}})
-    (tmp_path / "first" / "config.yaml").write_text(f"data: {tmp_path / 'data'}\n")
-    (tmp_path / "run" / "config.yaml").write_text(json.dumps({"data": str(tmp_path / "data"), "init": started}))
-    rows = ["fine film number1", "anna is fine", "ben is fine", "film is film", long.replace("good", "odd")]
+    for folder in ("first", "run"):
+        (tmp_path / folder / "config.yaml").write_text(json.dumps(config))
+    rows = ["fine film number1", "anna is fine", "ben is fine", "film is film", long.replace("good", "odd"), "zebra"]
     new = write_csv(tmp_path / "new.csv", [(text, 0) for text in rows], ("text", "label"))
-    arguments = ("--input", new, "--output", tmp_path / "figures")
-    evaluate(*arguments, run_folder=tmp_path / "run")
-    assert "warning: 3 of 5 rows (60%) are training texts" in unwrapped(command.err)
+    output = evaluate("--input", new, "--output", tmp_path / "figures", run_folder=tmp_path / "run")
+    assert "warning: 3 of 6 rows (50%) are training texts" in unwrapped(command.err)
+    assert "note: 1 of 6 rows (" in output
 
 
 def test_a_shard_that_is_cut_while_it_is_read_is_refused(
@@ -168,26 +151,18 @@ def test_figures_of_another_run_and_edited_ones_stay(
         (output / name).write_bytes(content)
 
 
-def test_uncertain_texts_get_no_label(
-    run: Path, evaluate: Callable[..., str], tmp_path: Path, command: Command
-) -> None:
-    """In every format; what that did to measured rows is printed."""
-    run_copy, model = tmp_path / "run", padless.load(run)
-    shutil.copytree(run, run_copy)
-    evaluate("--data", run.parent / "data", "--split", "validation", run_folder=run_copy)
+def test_uncertain_texts_get_no_label(run: Path, tmp_path: Path, command: Command) -> None:
+    """In every format."""
+    model = padless.load(run)
     rows = pd.read_csv(run.parent / "labelled.csv")
     confidence = model.predict_proba(rows["text"]).max(axis=1)
-    level, measured = np.median(confidence), pd.read_parquet(run_copy / "evaluation/validation-predictions.parquet")
-    is_sure = measured.filter(like="probability_").max(axis=1) >= level
-    accuracy = (measured["label"] == measured["predicted"])[is_sure].mean()
+    level = np.median(confidence)
     expected = np.where(confidence >= level, model.predict(rows["text"]), "")
     readers = {"csv": pd.read_csv, "jsonl": partial(pd.read_json, lines=True), "parquet": pd.read_parquet}
     for suffix, read in readers.items():
         target = tmp_path / f"out.{suffix}"
-        assert command("predict", run_copy, run.parent / "labelled.csv", "-o", target, "--abstain", level) == 0
+        assert command("predict", run, run.parent / "labelled.csv", "-o", target, "--abstain", level) == 0
         assert read(target)["predicted"].fillna("").tolist() == expected.tolist()
-        assert f"of 30 validation rows {percent(is_sure.mean())} have one from" in unwrapped(command.out)
-        assert f"of which {percent(accuracy)} are right" in unwrapped(command.out)
     sure = int(confidence.argmax())
     assert command("predict", run, rows["text"][sure], "--abstain", confidence[sure] + 1e-6) == 0
     assert command.out.startswith("(no label)  ")
@@ -215,8 +190,7 @@ def test_columns_of_other_names_are_found(run: Path, evaluate: Callable[..., str
         (tmp_path / f"{name}.csv").write_text(f"{names}\n{rows}")
         evaluate("--input", tmp_path / f"{name}.csv", "--output", tmp_path)
     same, other = (read_json(tmp_path / f"{name}.csv.json") for name in ("same", "other"))
-    assert other["rows"] == 60
-    assert other["confusion"] == same["confusion"]
+    assert (other["rows"], other["confusion"]) == (60, same["confusion"])
 
 
 def test_labels_that_the_run_does_not_know_may_be_left_out(
@@ -233,29 +207,22 @@ def test_labels_that_the_run_does_not_know_may_be_left_out(
     assert sum(count for label, _, count in rows if label == 0) == 3
 
 
-@pytest.mark.parametrize("name", ["evaluate", "explain", "predict"])
-def test_all_commands_read_new_rows_as_the_corpus_was(name: str, run: Path, command: Command, tmp_path: Path) -> None:
+def test_evaluate_and_explain_read_new_rows_as_the_corpus_was(run: Path, command: Command, tmp_path: Path) -> None:
     """Quoted with ', between semicolons, in an encoding that cannot be detected."""
-    names = Bundle(run / "bundle").info.labels
+    names, bundle = Bundle(run / "bundle").info.labels, tmp_path / "run" / "bundle"
     shutil.copytree(run, tmp_path / "run")
-    manifest = read_manifest(run.parent / "data")
     source = {"text_column": "text", "label_column": "label", "labels": "auto", "quote": "'", "encoding": "cp1251"}
     provenance = {"config": {"source": source | {"delimiter": ";"}}}
-    bundle = tmp_path / "run" / "bundle"
-    write_info(bundle, replace(read_info(bundle), source=source_of(replace(manifest, provenance=provenance))))
-    text = "ночь, улица, w1 ''фонарь''"
-    rows = "".join(f"'{text}';'{names[at % 2]}';1,2\n" for at in range(4))  # a comma in each line would do too
-    (tmp_path / "new.csv").write_bytes(f"text;label;a,b\n{rows}".encode("cp1251"))
-    more = {"evaluate": ["--output", tmp_path], "explain": ["--json"]}
-    more["predict"] = ["--output", tmp_path / "out.jsonl", "--processes", "1"]
-    words = ["--run", tmp_path / "run", "--input", tmp_path / "new.csv", "--device", "cpu", *more[name]]
-    assert command(name, *words) == 0, command.err
-    if name == "evaluate":
-        texts_read = [mistake["text"] for mistake in read_json(tmp_path / "new.csv.json")["mistakes"]]
-    else:
-        out = command.out if name == "explain" else (tmp_path / "out.jsonl").read_text()
-        texts_read = [json.loads(line)["text"] for line in out.splitlines()]
-    assert set(texts_read) == {"ночь, улица, w1 'фонарь'"}
+    manifest = replace(read_manifest(run.parent / "data"), provenance=provenance)
+    write_info(bundle, replace(read_info(bundle), source=source_of(manifest)))
+    row = "'ночь, улица, w1 ''фонарь''';'{}';1,2\n"  # a comma in each line would do too
+    (tmp_path / "new.csv").write_bytes(f"text;label;a,b\n{''.join(map(row.format, names * 2))}".encode("cp1251"))
+    words = ("--run", tmp_path / "run", "--input", tmp_path / "new.csv", "--device", "cpu")
+    assert command("explain", *words, "--json") == 0, command.err
+    texts_read = [explanation["text"] for explanation in records(command.out)]
+    assert command("evaluate", *words, "--output", tmp_path) == 0, command.err
+    texts_read += [mistake["text"] for mistake in read_json(tmp_path / "new.csv.json")["mistakes"]]
+    assert (len(texts_read) > 4, set(texts_read)) == (True, {"ночь, улица, w1 'фонарь'"})
 
 
 TEXT = "W1 <b>superb</b>, dull nowhere; w1 &amp; superb."
@@ -288,8 +255,6 @@ def test_scores_add_up_to_what_the_model_says(multi_run: Path) -> None:
         number = list(model.classes_).index(explanation.label)
         assert explanation.probability == pytest.approx(chances[number], abs=1e-6)
         assert sum(explanation.scores) == pytest.approx(explanation.logit - explanation.baseline, rel=2e-2, abs=5e-3)
-        missed = sum(explanation.scores) - (explanation.logit - explanation.baseline)
-        assert explanation.error == abs(missed)
     if len(chances) == 2:
         first, second = (model.explain(TEXT, label) for label in model.classes_)
         np.testing.assert_allclose(first.scores, [-score for score in second.scores])
@@ -301,14 +266,8 @@ def test_scores_add_up_to_what_the_model_says(multi_run: Path) -> None:
 def test_words_have_their_places(multi_run: Path) -> None:
     explanation = padless.load(multi_run).explain(TEXT)
     assert explanation.tokens == ("w1", "superb", "dull", "<unk>", "w1", "superb")
-    assert [TEXT[slice(*span)] for span in explanation.spans if span] == [
-        "W1",
-        "superb",
-        "dull",
-        "nowhere",
-        "w1",
-        "superb",
-    ]
+    words = [TEXT[slice(*span)] for span in explanation.spans if span]
+    assert words == ["W1", "superb", "dull", "nowhere", "w1", "superb"]
     assert "".join(text for text, _ in explanation.segments) == TEXT
     assert explanation.summary == ["unknown to the model: 1 of 6 words"]
 
@@ -345,10 +304,9 @@ def test_in_a_file_words_have_numbers(run_link: Path, command: Command) -> None:
 
 
 def test_texts_of_standard_input(run_link: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("predict", "explain"):
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"dull\nw1 superb")))
-        assert command(name, run_link, "-", "--json") == 0, command.err
-        assert [row["text"] for row in records(command.out)] == ["dull", "w1 superb"]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"dull\nw1 superb")))
+    assert command("explain", run_link, "-", "--json") == 0, command.err
+    assert [row["text"] for row in records(command.out)] == ["dull", "w1 superb"]
 
 
 def test_rows_of_files(run_link: Path, command: Command) -> None:
@@ -370,4 +328,4 @@ def test_html_is_escaped(run_link: Path) -> None:
     assert "\\u0000\\u001b\\u202e" in element
     awful = model.explain("awful")
     kind, title = "for" if awful.scores[0] > 0 else "against", re.escape(f"{awful.scores[0]:+.3f}")
-    assert re.search(rf'<mark class="{kind}" style="[^"]*" title="{title}">awful</mark>', awful.to_html())
+    assert re.search(rf'<mark class="{kind}" style="[^"]*" title="{title}">awful</mark>', awful._repr_html_())

@@ -43,24 +43,17 @@ def send_all_signals(number: int) -> int:
 
 
 @dataclass(frozen=True)
-class Number:
-    """The result of a part."""
-
-    rows: int
-
-
-@dataclass(frozen=True)
-class Squared(jobs.Task[Number]):
+class Squared(jobs.Task[int]):
     """Writes the square of a number into a file."""
 
     number: int
 
-    result: ClassVar[type] = Number
+    result: ClassVar[type] = int
 
-    def run(self) -> tuple[Number, dict[str, str]]:
+    def run(self) -> tuple[int, dict[str, str]]:
         path = self.root / f"{self.number}.txt"
         atomic.write_text(path, str(square(self.number)))
-        return Number(self.number), {path.name: atomic.sha256_file(path)}
+        return self.number, {path.name: atomic.sha256_file(path)}
 
 
 def squares(root: Path, key: str = "k") -> list[Squared]:
@@ -72,7 +65,7 @@ def test_a_part_is_made_once(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
     def make_parts(key: str = "k") -> list[int]:
         result_by_part = dict(jobs.run_tasks("square", tmp_path, squares(tmp_path, key), workers))
-        results = sorted((part.number, result.rows) for part, result in result_by_part.items())
+        results = sorted((part.number, result) for part, result in result_by_part.items())
         assert results == [(number, number) for number in range(6)]
         return sorted(part.number for part in result_by_part if part in new)
 

@@ -5,6 +5,7 @@ machines compare.
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -21,40 +22,37 @@ from harness.rundir.records import LAUNCH_ID, Ending, State, read_status, write_
 from harness.training.assembly import check_shared
 from harness.training.rules import ResolvedConfig
 from padless.core import cli
-from padless.core.errors import ConfigError, DataError
+from padless.core.errors import ConfigError
 from tests.helpers.datasets import write_dataset
 
 BUG, ABORTED = "rank 1: KeyError: 'mood'", "rank 0 was killed by SIGABRT"
 WAITED = "rank 0 at step 3 waited for the gradients"
 
 
-def describe_exits(*ranks: tuple[int, float, str, bool]) -> Failure | None:
-    """The launcher's report of ranks with these exit codes, times and reasons, which may follow others."""
-    reasons = [
-        {"rank": rank, "restart": 0, "code": 1, "sentence": sentence, "follows": follows, "final": False}
-        for rank, (_, _, sentence, follows) in sorted(enumerate(ranks), key=lambda entry: entry[1][1])
-        if sentence
-    ]
-    return describe_failures({rank: code for rank, (code, *_) in enumerate(ranks)}, reasons)
+BOTH_FAILED = {0: 1, 1: 1}
 
 
 @pytest.mark.parametrize(
-    ("rank_0", "rank_1", "failure"),
+    ("exit_codes", "reasons", "failure"),
     [
-        ((1, 5.1, WAITED, True), (1, 5.9, BUG, False), Failure(1, BUG, True)),
-        ((1, 5.1, WAITED, True), (85, 5.0, "", False), Failure(1, WAITED, True, True)),
-        ((1, 5.1, WAITED, True), (-9, 5.0, "", False), Failure(1, "rank 1 was killed by SIGKILL")),
-        ((1, 5.9, "later", False), (1, 5.2, "sooner", False), Failure(1, "sooner", True)),
-        ((-6, 5.9, "", False), (1, 5.1, "rank 1 waited for the gradients", True), Failure(1, ABORTED)),
-        ((-15, 5.0, "", False), (3, 5.0, "", False), Failure(3, "rank 1 ended with exit code 3")),
-        ((1, 5.1, WAITED, True), (-7, 5.0, "", False), Failure(3, f"rank 1 was killed by SIGBUS: {SIGBUS_CAUSE}")),
+        (BOTH_FAILED, [(0, WAITED, True), (1, BUG, False)], Failure(1, BUG, True)),
+        ({0: 1, 1: 85}, [(0, WAITED, True)], Failure(1, WAITED, True, True)),
+        ({0: 1, 1: -9}, [(0, WAITED, True)], Failure(1, "rank 1 was killed by SIGKILL")),
+        (BOTH_FAILED, [(1, "sooner", False), (0, "later", False)], Failure(1, "sooner", True)),
+        ({0: -6, 1: 1}, [(1, WAITED, True)], Failure(1, ABORTED)),
+        ({0: -15, 1: 3}, [], Failure(3, "rank 1 ended with exit code 3")),
+        ({0: 1, 1: -7}, [(0, WAITED, True)], Failure(3, f"rank 1 was killed by SIGBUS: {SIGBUS_CAUSE}")),
     ],
 )
 def test_the_cause_is_what_a_rank_itself_said_or_that_which_left_first(
-    rank_0: tuple[int, float, str, bool], rank_1: tuple[int, float, str, bool], failure: Failure
+    exit_codes: dict[int, int], reasons: list[tuple[int, str, bool]], failure: Failure
 ) -> None:
     """When a rank dies, NCCL's watchdog aborts the others, often before torch's agent checks."""
-    assert describe_exits(rank_0, rank_1) == failure
+    lines = [
+        {"rank": rank, "restart": 0, "code": 1, "sentence": sentence, "follows": follows, "final": False}
+        for rank, sentence, follows in reasons
+    ]
+    assert describe_failures(exit_codes, lines) == failure
 
 
 KILLED, ENDED = Failure(1, "rank 1 was killed by SIGKILL"), Failure(1, "rank 0 ended with exit code 1")
@@ -88,6 +86,13 @@ def test_the_status_has_the_code_and_the_cause(
     write_status(tmp_path, Ending(state, 7, code, WAITED))
     assert launch.conclude(failure) == expected
     assert read_status(tmp_path)["reason"] == reason
+
+
+def test_a_dry_run_has_no_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(LAUNCH_ID, "of another")
+    config = RunConfig(run=str(tmp_path / "run"), dry_run=True)
+    assert Launch(ResolvedConfig(config, {}), TrainConfig(), 2).conclude(None) == 0
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_any_rank_the_status_says_why_but_of_a_run_that_has_finished(
@@ -154,12 +159,12 @@ def test_cores_get_processes_where_the_user_left_their_number_open(
 
 
 class OnAnotherMachine(World):
-    """A second rank, of another torch, to which rank 0 names a file that it does not have."""
+    """A second rank, of another torch, to which rank 0 names a file that is not there."""
 
     def gather_objects(self, value: Any, what: str) -> list[Any]:
         if isinstance(value, dict):
             return [value, {**value, "torch": "2.12"}]
-        return [".seen-there" if "file" in what else value]
+        return [Path(os.environ["ELSEWHERE"]) if "file" in what else value]
 
 
 def test_ranks_must_be_alike() -> None:
@@ -172,11 +177,11 @@ def test_ranks_must_be_alike() -> None:
 def test_all_machines_see_the_run_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GROUP_WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "0")
-    check_shared(tmp_path, World())
+    monkeypatch.setenv("ELSEWHERE", str(tmp_path / ".seen-there"))
+    for run in (tmp_path, tmp_path / "absent"):
+        check_shared(str(run), World())
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(DataError, match=rf"^{tmp_path / 'gone'}.*: gone while it was needed .*; put it back"):
-        check_shared(tmp_path / "gone", World())
     started_s = time.monotonic()
     with pytest.raises(ConfigError, match=rf"run: {tmp_path} on .* is not the directory that rank 0 writes to"):
-        check_shared(tmp_path, OnAnotherMachine(rank=1, timeout_s=1))
+        check_shared(str(tmp_path), OnAnotherMachine(rank=1, timeout_s=1))
     assert time.monotonic() - started_s < 60

@@ -17,8 +17,7 @@ import torch
 from harness.config import CheckpointConfig, RunConfig
 from harness.distributed.session import Session, open_session
 from harness.distributed.stopping import Preempted
-from harness.rundir.layout import THROUGHPUT
-from harness.rundir.lock import check_claim, claim_run
+from harness.rundir.layout import THROUGHPUT, check_claim, claim_run
 from harness.rundir.metrics_log import read_log
 from harness.rundir.records import read_status
 from harness.training import assembly, writer

@@ -36,7 +36,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_csv(tmp_path_factory.mktemp("source") / "reviews.csv", ROWS)
 
 
-@pytest.mark.parametrize(("subwords", "end"), [("none", "head"), ("none", "tail"), ("none", "both"), ("bpe", "head")])
+@pytest.mark.parametrize(("subwords", "end"), [("none", "head"), ("none", "both"), ("bpe", "tail")])
 def test_every_row_is_there_once_with_the_ids_of_the_encoder(
     subwords: str, end: str, source: Path, tmp_path: Path, command: Command
 ) -> None:
@@ -140,10 +140,8 @@ def test_strange_texts_are_kept_and_counted(tmp_path: Path, command: Command) ->
 def test_inspect(tmp_path: Path, command: Command) -> None:
     rows, dataset = [*reviews(300), ("word " * 100, "positive")], tmp_path / "out"
     command.build(write_csv(tmp_path / "reviews.csv", rows), dataset)
-    assert command("inspect", dataset, "--json") == 0
-    splits = json.loads(command.out)["splits"]
-    assert {name: split["rows"] for name, split in splits.items()} == {"train": 241, "validation": 30, "test": 30}
-    assert sum(split["truncated"] for split in splits.values()) == 1
-    assert sum(splits["train"]["rows_per_width"].values()) == 241
     assert command("inspect", dataset) == 0
+    number_by_title = {" ".join(words[:-3]): words[-3:] for words in map(str.split, command.out.splitlines())}
+    assert number_by_title["rows"] == ["241", "30", "30"]
+    assert sum(map(int, number_by_title["truncated"])) == 1
     assert "\nread: 301 rows of" in command.out

@@ -21,6 +21,7 @@ from harness.baselines.measured import main as baseline
 from harness.config import ModelConfig, OptimConfig
 from harness.output.report import write_report
 from harness.rundir.bundle_files import read_info, write_info
+from harness.rundir.json_files import Line
 from harness.rundir.metrics_log import read_log
 from harness.rundir.records import Ending, write_status
 from harness.rundir.results import read_figures, read_predictions
@@ -62,15 +63,17 @@ def page_of_many_classes(folder: Path) -> Path:
     return write_report([write_run(folder / "many" / "run", data)])
 
 
+def best_line(run: Path) -> Line:
+    """The line of the best validation."""
+    return [line for line in read_log(run) if line.get("best")][-1]
+
+
 def test_without_a_test_split_the_page_shows_validation_and_says_so(page_of_many_classes: Path) -> None:
     page = words(page_of_many_classes)
     figures = read_figures(page_of_many_classes.parent / "evaluation", "validation")
     assert f"Validation Accuracy {figures['accuracy']:.4f}" in page
     assert f"F1 (macro) {figures['f1']:.4f}" in page
-    assert "These are figures of the validation split, since there is no test split" in page
-    assert f"There are few rows, {figures['rows']}: the accuracy is known to within" in page
-    assert "These rows had no part in the training" not in page
-    assert "Quality on the validation split" in page
+    assert f"There are few rows, {figures['rows']}: " in page
     assert "The 20 worst of 30 classes" in page
     assert 'class="confusion' not in page_of_many_classes.read_text()
     texts = pd.read_csv(page_of_many_classes.parent.parent / "corpus.csv")["text"]
@@ -87,7 +90,7 @@ def test_a_source_that_has_changed_gives_no_texts(folder: Path, pair: Path) -> N
     finally:
         corpus.write_bytes(content)
     page = words(path)
-    assert f"The original texts are not available: {corpus} has changed since the dataset was made of it." in page
+    assert f"{corpus} has changed since the dataset was made of it." in page
     figures = read_figures(run, "test")
     assert " ".join(figures["mistakes"][0]["tokens"][:5]) in page
     linear = read_json(pair / "baseline" / "test.json")
@@ -106,10 +109,9 @@ def test_figures_of_other_weights_or_another_dataset_are_not_shown(
         file.write('{"kind": "train", "st')  # killed while it wrote
     page = words(write_report([run]))
     assert "preempted at step 12" in page
-    best = [line for line in read_log(run) if line.get("best")][-1]
+    best = best_line(run)
     assert f"Validation Accuracy {best['accuracy']:.4f}" in page
     assert f"The best validation so far, after step {best['step']}" in page
-    assert "--split validation" in page
     assert "Mistakes" not in page
     other_run = write_run(tmp_path / "other", pair)
     assert "are not comparable" in words(write_report([run, other_run], tmp_path / "two.html"))
@@ -121,9 +123,7 @@ def test_figures_of_other_weights_or_another_dataset_are_not_shown(
 def test_predictions_of_another_run_of_the_dataset_are_refused(pair: Path, tmp_path: Path) -> None:
     run, other_run = (write_run(tmp_path / f"{seed}", pair, seed=seed) for seed in (0, 1))
     shutil.copy(other_run / "test-predictions.parquet", run)
-    with pytest.raises(
-        DataError, match=r"0/test-predictions\.parquet: .*not the predictions of test\.json\); `padless ev"
-    ):
+    with pytest.raises(DataError, match=r"0/test-predictions\.parquet: .*not the predictions of test\.json"):
         read_predictions(run, "test", ["label"])
     assert "No comparison with the TF-IDF baseline" in words(write_report([run]))
 
@@ -132,12 +132,11 @@ def test_a_page_that_was_edited_is_replaced_only_where_that_is_wanted(pair: Path
     run = write_run(tmp_path / "run", pair)
     for _ in range(2):
         path = write_report([run])
-    page = path.read_bytes()
-    path.write_bytes(page.replace(b"</body>", b"<p>mine</p></body>"))
+    path.write_bytes(path.read_bytes().replace(b"</body>", b"<p>mine</p></body>"))
     with pytest.raises(ConfigError):
         write_report([run])
     assert b"mine" in path.read_bytes()
-    assert write_report([run], overwrite=True).read_bytes() == page
+    assert b"mine" not in write_report([run], overwrite=True).read_bytes()
 
 
 def test_the_page_begins_with_what_the_model_reaches_and_whether_to_trust_it(folder: Path, pair: Path) -> None:
@@ -175,13 +174,11 @@ def test_runs_side_by_side_stand_in_the_order_of_validation(folder: Path, pair: 
     ]
     output = write_report(runs, folder / "three.html")
     page = words(output)
-    assert "Ranked by validation" in page
     assert "Best on validation: high . Right on " in page
-    assert "The order is that of the accuracy on validation, the best first" in page
-    best_lines = {run.name: [line for line in read_log(run) if line.get("best")][-1] for run in runs}
+    accuracy_by_name = {run.name: best_line(run)["accuracy"] for run in runs}
     order = ["high", "middle", "low"]
-    assert order == sorted(best_lines, key=lambda name: -best_lines[name]["accuracy"])
-    places = [page.index(f"{rank} {name} {best_lines[name]['accuracy']:.4f}") for rank, name in enumerate(order, 1)]
+    assert order == sorted(accuracy_by_name, key=accuracy_by_name.get, reverse=True)
+    places = [page.index(f"{rank} {name} {accuracy_by_name[name]:.4f}") for rank, name in enumerate(order, 1)]
     assert places == sorted(places)
     assert "optim.lr 0.04 0.02 0.01" in page
     low, high = (100 * read_figures(folder / name, "test")["accuracy"] for name in ("low", "high"))
@@ -204,22 +201,16 @@ def test_no_text_becomes_an_element_or_an_attribute(folder: Path) -> None:
     assert "Content-Security-Policy" in page
 
 
-ROWS = [(f'{text}.\n<br />It\'s, "so"!', label) for text, label in reviews(60, words=8)]
-
-
-def test_every_row_of_a_dataset_is_found_in_its_source(tmp_path: Path) -> None:
-    path = tmp_path / "corpus.csv.gz"
-    path.write_bytes(gzip.compress(write_csv(tmp_path / "plain.csv", ROWS).read_bytes()))
-    manifest = prepare(path, tmp_path / "data", "--source.part_mb", "0.001")
-    expected = {row: text for row, (text, _) in enumerate(ROWS, 1)}
+def test_the_originals_of_rows_come_from_their_source_or_it_is_said_why_not(tmp_path: Path) -> None:
+    rows = [(f'{text}.\n<br />It\'s, "so"!', label) for text, label in reviews(60, words=8)]
+    source, later = tmp_path / "corpus.csv.gz", write_csv(tmp_path / "later.csv", rows[40:])
+    source.write_bytes(gzip.compress(write_csv(tmp_path / "plain.csv", rows[:40]).read_bytes()))
+    parts = ("--source.part_mb", "0.001", "--source.test_path", str(later))
+    manifest = prepare(source, tmp_path / "data", *parts)
+    expected = {row: text for row, (text, _) in enumerate(rows, 1)}
     assert find_originals(manifest, range(1, 61)) == (expected, None)
-
-
-def test_why_a_text_is_not_to_be_had_is_said(tmp_path: Path) -> None:
-    first, second = write_csv(tmp_path / "1.csv", ROWS[:40]), write_csv(tmp_path / "later.csv", ROWS[40:])
-    manifest = prepare(first, tmp_path / "data", "--source.test_path", str(second))
-    first.unlink()
-    assert find_originals(manifest, [3]) == ({}, f"{first}: no such file; check source.path")
+    source.unlink()
+    assert find_originals(manifest, [3]) == ({}, f"{source}: no such file; check source.path")
     config = manifest.provenance["config"]
     config = {**config, "source": {**config["source"], "path": ["s3://bucket/corpus.csv"]}}
     remote = replace(manifest, provenance={**manifest.provenance, "config": config})

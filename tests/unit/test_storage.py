@@ -6,12 +6,16 @@ JSON.
 from __future__ import annotations
 
 import errno
+import gzip
 import io
-import json
+import itertools
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +27,10 @@ from padless.core import atomic
 from padless.core.atomic import refusal, storage_errors
 from padless.core.errors import ConfigError, StorageError, UserError
 from padless.core.untrusted import MOST_DEPTH, parse_json
-from tests.helpers.commands import ROOT, run_module
-from tests.helpers.full_disks import why_not
+from tests.helpers.bundles import write_run
+from tests.helpers.commands import PLAIN_RECIPE, ROOT, run_module
+from tests.helpers.corpora import contents, reviews, write_csv
+from tests.helpers.datasets import write_dataset
 
 needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 
@@ -129,23 +135,86 @@ def test_a_line_is_appended_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
     assert path.read_text() == "one\n"
 
 
+MODEL = "--model.embedding_dim 8 --model.hidden_size 8 --precision fp32 --device cpu"
+TRAINING = f"{' '.join(PLAIN_RECIPE)} {MODEL} --epochs 2 --global_batch 16 --checkpoint.every_steps 6"
+COMMANDS = {
+    "prepare": "padless prepare IN/in.csv.gz -o DISK/out --executor.workers 1 --shards.rows 60 --source.part_mb 0.02",
+    "predict": "padless predict IN/made/run IN/new.csv -o DISK/out.csv --processes 1 --source.part_mb 0.02",
+    "train": f"harness.train --data IN/data --run DISK/run {TRAINING}",
+}
+CHANGING = re.compile(
+    r"lock$|run/(log\.txt|report\.html|attempts\.jsonl|throughput\.jsonl|.*(state|status|manifest|environment)\.json)"
+)
+"""Files whose bytes are never the same twice: times, addresses, speeds."""
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the commands read, on a disk with room."""
+    folder = tmp_path_factory.mktemp("inputs")
+    new = write_csv(folder / "new.csv", reviews(160))
+    (folder / "in.csv.gz").write_bytes(gzip.compress(new.read_bytes()))
+    write_run(folder / "made")
+    write_dataset(folder / "data", {"train": 150, "validation": 40, "test": 30})
+    return folder
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A small disk of its own, which only root may mount."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(folder)], check=False).returncode:
+        pytest.skip("no small disk can be mounted here")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.processes
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
-    ("command", "at_least"),
+    ("command", "step_kb"),
     [
-        pytest.param("prepare", 20, marks=pytest.mark.slow),
-        pytest.param("predict", 5, marks=pytest.mark.slow),
-        pytest.param("train", 30, marks=pytest.mark.night),
+        pytest.param("prepare", 12, marks=pytest.mark.slow),
+        pytest.param("predict", 8, marks=pytest.mark.slow),
+        pytest.param("train", 24, marks=pytest.mark.night),
     ],
 )
-def test_every_place_that_writes_on_a_full_disk(tmp_path: Path, command: str, at_least: int) -> None:
-    if reason := why_not(tmp_path):
-        pytest.skip(reason)
-    result = run_module("tests.helpers.full_disks", command, timeout_s=3500, OMP_NUM_THREADS="1")
-    assert result.stdout, result.stderr
-    report = json.loads(result.stdout)
-    assert report["faults"] == []
-    assert report["trials"] >= at_least
+def test_on_a_full_disk_a_command_stops_and_goes_on_when_there_is_room(
+    command: str, step_kb: int, inputs: Path, disk: Path
+) -> None:
+    """With more and more room, until it is enough: so the disk is full at each of its writes."""
+    words = COMMANDS[command].replace("IN/", f"{inputs}/").replace("DISK/", f"{disk}/").split()
+
+    def run(room_kb: int | None) -> tuple[int, str]:
+        """Exit code and stderr on an empty disk with so much room, or on the disk as it is."""
+        if room_kb is not None:
+            for path in disk.iterdir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            (disk / "tmp").mkdir()
+            free = os.statvfs(disk)
+            with (disk / "ballast").open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, max(free.f_bavail * free.f_frsize - room_kb * 1024, 1))
+        environment = {"TMPDIR": str(disk / "tmp"), "TORCHINDUCTOR_CACHE_DIR": str(inputs), "OMP_NUM_THREADS": "1"}
+        result = run_module(*words, **environment)
+        (disk / "ballast").unlink(missing_ok=True)
+        return result.returncode, result.stderr
+
+    def list_files() -> dict[str, bytes]:
+        return {name: b"" if CHANGING.search(name) else data for name, data in contents(disk).items()}
+
+    assert run(40_000)[0] == 0
+    expected = list_files()
+    for num_failures in itertools.count():
+        code, stderr = run(num_failures * step_kb)
+        if code == 0:
+            break
+        assert (code, stderr.count("error: "), "Traceback" in stderr) == (4, 1, False), stderr
+        assert str(disk) in stderr
+        assert [*disk.rglob(f"*{atomic.TEMPORARY_MARK}*"), *(disk / "tmp").iterdir()] == []
+        assert run(None)[0] == 0
+        assert list_files() == expected
+    assert num_failures >= 5
 
 
 BAD = {
