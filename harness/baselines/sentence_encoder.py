@@ -172,13 +172,13 @@ class Embeddings:
         live = Live(describe, self.screen)
         try:
             for start in starts:
-                parts.append(self.embed(distinct_texts[start : start + PART_TEXTS]))
+                parts.append(self.look_up_part(distinct_texts[start : start + PART_TEXTS]))
         finally:
             live.close()
         line_by_text = {text: line for line, text in enumerate(distinct_texts)}
         return np.concatenate(parts)[[line_by_text[text] for text in texts]].astype(np.float32)
 
-    def embed(self, texts: list[str]) -> np.ndarray:
+    def look_up_part(self, texts: list[str]) -> np.ndarray:
         """float16 ``[texts, features]`` of a part: read, or computed and written. Raises as ``look_up`` does."""
         path = self.folder / f"{hashlib.sha256(atomic.canonical_json(texts)).hexdigest()[:16]}.npy"
         with suppress(OSError, ValueError, EOFError):  # missing or damaged

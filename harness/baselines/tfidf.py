@@ -185,9 +185,10 @@ def learn_linear(
     train = open_split(data, manifest, TRAIN)
     ngrams, counts = count_all_ngrams([*train.blocks])
     linear = fit_linear(counts, train.column("label"), data, manifest)
-    logits = [
-        np.concatenate([linear.logits(count_ngrams(block, ngrams)) for block in split.blocks]) for split in splits
-    ]
+    logits = []
+    for split in splits:
+        parts = [linear.logits(count_ngrams(block, ngrams)) for block in split.blocks]
+        logits.append(np.concatenate(parts))
     return linear.facts, logits
 
 
