@@ -111,10 +111,9 @@ class RunFacts:
     @property
     def advice(self) -> str | None:
         """Whether a finished run should have had more epochs."""
-        epochs = self.config.get("epochs")  # a cut file lacks it
-        if self.state != "finished" or epochs is None:
+        if self.state != "finished":
             return None
-        return still_improving(self.validation, self.deciding_figure, epochs)
+        return still_improving(self.validation, self.deciding_figure, self.config["epochs"])
 
 
 def compare_linear(run: Path, data: str | Path) -> tuple[dict[str, dict[str, Any]], Comparison | None]:

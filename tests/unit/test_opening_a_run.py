@@ -17,9 +17,7 @@ import torch
 
 from harness.config import CheckpointConfig, RunConfig
 from harness.distributed.session import Session, open_session
-from harness.distributed.stopping import Preempted
-from harness.rundir.layout import THROUGHPUT, check_claim, claim_run
-from harness.rundir.metrics_log import read_log
+from harness.rundir.layout import check_claim, claim_run
 from harness.rundir.records import Ending, read_status, write_status
 from harness.training import assembly, writer
 from harness.training.assembly import assemble
@@ -125,26 +123,6 @@ def test_a_dry_run_leaves_its_run_alone_and_is_refused_as_it_would_be(
     with claim_run(run), pytest.raises(ConfigError, match="another process trains in"):
         check_claim(run)
     check_claim(run)  # the lock is free again
-
-
-def test_a_resumed_run_counts_its_seconds_on_from_its_checkpoint(
-    config: RunConfig, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock_s = 100.0
-    monkeypatch.setattr(writer.time, "monotonic", lambda: clock_s)
-    lines = []
-    for begins, waits in ((100.0, 5.0), (1000.0, 2.0)):
-        clock_s = begins
-        with RunWriter(dataclasses.replace(config, run=str(tmp_path / "run")), (), active=True) as opened:
-            run = assemble(opened.config, session, opened, {})
-            clock_s += waits
-            run.validate()
-            clock_s += 1
-            run.save(wait=True)
-            lines.append(read_log(opened.directory, THROUGHPUT)[-1])
-            raise Preempted
-    assert lines == [{"kind": "validation", "step": 0, "seconds": seconds} for seconds in (5.0, 8.0)]
-    assert all("seconds" not in line for line in read_log(tmp_path / "run"))
 
 
 def test_a_refused_start_leaves_a_finished_run_finished(config: RunConfig, session: Session, tmp_path: Path) -> None:
