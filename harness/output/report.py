@@ -27,7 +27,7 @@ import numpy as np
 import yaml
 
 from harness.baselines.measured import FOLDER as BASELINE
-from harness.baselines.measured import Comparison, find_results
+from harness.baselines.measured import find_results
 from harness.baselines.tfidf import estimate_seconds, names_of
 from harness.config import CLASSIFIER, RunConfig, flat
 from harness.inference import explanation
@@ -40,7 +40,6 @@ from harness.output.many_runs import summarize_runs
 from harness.output.run_facts import (
     RunFacts,
     compare_linear,
-    compare_with_first,
     differing_settings,
     mistakes_of,
     rank,
@@ -52,13 +51,14 @@ from harness.rundir.events import Observer
 from harness.rundir.layout import REPORT, members, writable_path
 from harness.rundir.records import Ending
 from padless.core import atomic
-from padless.core.errors import DataError, UserError, require
+from padless.core.errors import DataError, UserError
 from padless.core.installed import VERSION
 from padless.core.processes import start_child
 from padless.core.schema import LocalPath, LocalPaths
 from padless.core.signals import STOP
 from padless.core.split_names import TEST, VALIDATION
 from padless.core.terminal import count_noun, duration, print_stderr, public, public_values
+from padless.core.untrusted import one_line
 from preprocessing.dataset.views import read_data
 
 FOLDER = Path(__file__).parent
@@ -96,10 +96,6 @@ class ReportConfig:
     open: bool = False
     """Show it in the browser."""
 
-    def __post_init__(self) -> None:
-        """Check the ending of the output."""
-        require(Path(self.output or REPORT).suffix in (".html", ".htm", ""), "output", self.output, "the ending .html")
-
 
 def main(config: ReportConfig) -> None:
     """Write the report of the given runs, print its path, and open it if that is asked for."""
@@ -136,8 +132,7 @@ def write_report_quietly(run: str | Path) -> None:
     try:
         write_report([run])
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        print_stderr(f"warning: no report written ({reason}); padless report {run} tries again")
+        print_stderr(f"warning: no report written ({one_line(error)}); padless report {run} tries again")
 
 
 def render_page(runs: Sequence[RunFacts], spread: dict[str, Any] | None) -> str:
@@ -167,12 +162,10 @@ def render_page(runs: Sequence[RunFacts], spread: dict[str, Any] | None) -> str:
     chart_split = VALIDATION if measured_splits == {VALIDATION} else TEST
     style = (FOLDER / STYLE).read_text(encoding="utf-8") + explanation.STYLE
     title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs side by side"
-    numbers, pairs = list(range(1, len(runs) + 1)), list[tuple[str, Comparison]]()
+    numbers = list(range(1, len(runs) + 1))
     if spread is not None:
         title = f"{spread['folder']}: {count_noun(len(runs), spread['kind'])}"
         numbers = [run.number for run in spread["runs"]]
-    elif num_datasets == 1:
-        pairs = compare_with_first(runs)
     page = {
         "title": title,
         "generator": GENERATOR,
@@ -187,7 +180,6 @@ def render_page(runs: Sequence[RunFacts], spread: dict[str, Any] | None) -> str:
         "quality": quality_charts(runs, chart_split),
         "split": chart_split,
         "differing": differing_settings(runs),
-        "pairs": pairs,
         "apart": num_datasets > 1,
         "numbers": numbers,
         "ranked_by": FIGURES[ranking_figure(runs)].title,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -112,10 +111,9 @@ class RunFacts:
     @property
     def advice(self) -> str | None:
         """Whether a finished run should have had more epochs."""
-        epochs = self.config.get("epochs")  # a cut file lacks it
-        if self.state != "finished" or epochs is None:
+        if self.state != "finished":
             return None
-        return still_improving(self.validation, self.deciding_figure, epochs)
+        return still_improving(self.validation, self.deciding_figure, self.config["epochs"])
 
 
 def compare_linear(run: Path, data: str | Path) -> tuple[dict[str, dict[str, Any]], Comparison | None]:
@@ -162,18 +160,6 @@ def rank(runs: Sequence[RunFacts]) -> list[RunFacts]:
     return sorted(runs, key=position)
 
 
-def compare_with_first(runs: Sequence[RunFacts]) -> list[tuple[str, Comparison]]:
-    """The name of each run that can be compared with the first, over the same rows; its accuracy takes the place of the
-    TF-IDF baseline's.
-    """
-    first, pairs = runs[0].measured, list[tuple[str, Comparison]]()
-    for run in runs[1:]:
-        with suppress(DataError):  # other rows, or no predictions
-            if first and (pair := compare_with_run(run.measured, first.directory, {first.split: first.figures})):
-                pairs.append((run.name, pair))
-    return pairs
-
-
 def differing_settings(runs: Sequence[RunFacts]) -> dict[str, list[Any]]:
     """Settings that differ between runs, with the value of each run; the run directory is left out."""
     configs, values_by_key = [flat(run.config) for run in runs], {}
@@ -194,8 +180,8 @@ def unique_names(runs: Sequence[RunFacts]) -> list[str]:
 def mistakes_of(
     mistakes: Sequence[dict[str, Any]], manifest: Manifest | None, data: str
 ) -> tuple[list[dict[str, Any]], str | None]:
-    """The ``mistakes`` of ``SPLIT.json`` on the dataset ``data``, each with its original ``text`` as HTML, None if it
-    is missing, and what the model has ``read`` of it; and the reason why originals are missing, if some are.
+    """The ``mistakes`` of ``SPLIT.json`` on the dataset ``data``, each with its original ``text`` as HTML, or what the
+    model has read of it; and the reason why originals are missing, if some are.
 
     Token positions are found as in ``padless explain``; text that the model did not see is not marked.
     """
@@ -208,10 +194,10 @@ def mistakes_of(
         except UserError as error:  # a package is not installed
             reason = str(error)
     for mistake in mistakes:
-        tokens, weights, text = mistake["tokens"], mistake["weights"], None
+        tokens, weights = mistake["tokens"], mistake["weights"]
+        segments = [segment for pair in zip(tokens, weights, strict=True) for segment in (pair, (" ", 0.0))]
         if encoder is not None and mistake["row"] in text_by_row:
             original = text_by_row[mistake["row"]]
-            text = as_html(split_text(original, spans_of(original, tokens, encoder.tokenizer), weights))
-        words = [segment for pair in zip(tokens, weights, strict=True) for segment in (pair, (" ", 0.0))]
-        described.append({**mistake, "read": as_html(words), "text": text})
+            segments = split_text(original, spans_of(original, tokens, encoder.tokenizer), weights)
+        described.append({**mistake, "text": as_html(segments)})
     return described, reason
