@@ -60,8 +60,7 @@ def test_a_shard_is_read_as_it_was_written(rows: int, dtype: type, tmp_path: Pat
     for name, column in (("ids", ids), ("length", length), ("label", label), ("row", row)):
         read = np.concatenate([getattr(block, name) for block in shard.blocks])
         assert (read == column).all()
-    assert shard.blocks[0].ids.dtype == dtype
-    assert not shard.blocks[0].ids.flags.owndata
+    assert (shard.blocks[0].ids.dtype, shard.blocks[0].ids.flags.owndata) == (dtype, False)
     assert (info.path, info.bytes) == ("train/00000-w0016.arrow", (tmp_path / info.path).stat().st_size)
 
 
@@ -98,7 +97,6 @@ def test_a_text_pipeline_that_its_hash_does_not_know_trains_nothing(root: Path) 
 
 def test_a_shard_that_is_cut_while_it_is_mapped_is_named(root: Path, manifest: Manifest) -> None:
     opened = open_data(str(root), manifest, ["test"], World())
-    assert {name: len(split) for name, split in opened.splits.items()} == {"test": manifest.rows("test")}
     opened.check()
     os.truncate(opened.splits["test"].shards[0].path, 100)
     with pytest.raises(DataError, match="truncated or changed"):
