@@ -24,8 +24,8 @@ from harness.model.dropout import EMBEDDING, HEAD, DropoutRates, draw_masks
 from harness.model.language import LanguageModel, LanguageObjective
 from harness.model.linear_part import WidePart
 from harness.rundir import checkpoint
-from harness.training.checkpointer import Checkpointer
 from harness.training.linear_fit import fit_wide
+from harness.training.writer import Checkpointer
 from preprocessing.dataset.shards import read_manifest
 from tests.gpu.device import DEVICE, ON_CUDA, REVIEWS, TORCH_DEVICE, cuda_alone, skip_without
 from tests.helpers.batches import CPU, loader_of
