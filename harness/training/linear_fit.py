@@ -65,11 +65,8 @@ def put_on_all(wide: WidePart, learn: Callable[[], Learned], world: World) -> st
         if world.is_main:
             weights, summary = learn()
             wide.load_state_dict(weights)
-    for values in (wide.table, wide.weights, wide.bias, wide.owners):
-        if values is not None:
-            if not world.is_main:
-                values.zero_()
-            world.sum_on_device(values, "the linear part")
+    for values in wide.state_dict().values():
+        world.broadcast_on_device(values, "the linear part")
     return summary
 
 
