@@ -27,7 +27,7 @@ import numpy as np
 import yaml
 
 from harness.baselines.measured import FOLDER as BASELINE
-from harness.baselines.measured import find_results
+from harness.baselines.measured import Comparison, find_results
 from harness.baselines.tfidf import estimate_seconds, names_of
 from harness.config import CLASSIFIER, RunConfig, flat
 from harness.inference import explanation
@@ -40,6 +40,7 @@ from harness.output.many_runs import summarize_runs
 from harness.output.run_facts import (
     RunFacts,
     compare_linear,
+    compare_with_first,
     differing_settings,
     mistakes_of,
     rank,
@@ -162,10 +163,12 @@ def render_page(runs: Sequence[RunFacts], spread: dict[str, Any] | None) -> str:
     chart_split = VALIDATION if measured_splits == {VALIDATION} else TEST
     style = (FOLDER / STYLE).read_text(encoding="utf-8") + explanation.STYLE
     title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs side by side"
-    numbers = list(range(1, len(runs) + 1))
+    numbers, pairs = list(range(1, len(runs) + 1)), list[tuple[str, Comparison]]()
     if spread is not None:
         title = f"{spread['folder']}: {count_noun(len(runs), spread['kind'])}"
         numbers = [run.number for run in spread["runs"]]
+    elif num_datasets == 1:
+        pairs = compare_with_first(runs)
     page = {
         "title": title,
         "generator": GENERATOR,
@@ -180,6 +183,7 @@ def render_page(runs: Sequence[RunFacts], spread: dict[str, Any] | None) -> str:
         "quality": quality_charts(runs, chart_split),
         "split": chart_split,
         "differing": differing_settings(runs),
+        "pairs": pairs,
         "apart": num_datasets > 1,
         "numbers": numbers,
         "ranked_by": FIGURES[ranking_figure(runs)].title,

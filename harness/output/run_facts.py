@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,18 @@ def rank(runs: Sequence[RunFacts]) -> list[RunFacts]:
         return value if FIGURES[name].lower_is_better else -value
 
     return sorted(runs, key=position)
+
+
+def compare_with_first(runs: Sequence[RunFacts]) -> list[tuple[str, Comparison]]:
+    """The name of each run that can be compared with the first, over the same rows; its accuracy takes the place of the
+    TF-IDF baseline's.
+    """
+    first, pairs = runs[0].measured, list[tuple[str, Comparison]]()
+    for run in runs[1:]:
+        with suppress(DataError):  # other rows, or no predictions
+            if first and (pair := compare_with_run(run.measured, first.directory, {first.split: first.figures})):
+                pairs.append((run.name, pair))
+    return pairs
 
 
 def differing_settings(runs: Sequence[RunFacts]) -> dict[str, list[Any]]:

@@ -175,6 +175,9 @@ def test_runs_side_by_side_stand_in_the_order_of_validation(folder: Path, pair: 
     places = [page.index(f"{rank} {name} {accuracy_by_name[name]:.4f}") for rank, name in enumerate(order, 1)]
     assert places == sorted(places)
     assert "optim.lr 0.04 0.02 0.01" in page
+    low, high = (100 * read_figures(folder / name, "test")["accuracy"] for name in ("low", "high"))
+    ((lower, upper),) = re.findall(rf"low high test \{low - high:+.2f} (\S+) to (\S+)", page)
+    assert float(lower) < low - high < float(upper)
 
 
 def test_no_text_becomes_an_element_or_an_attribute(folder: Path) -> None:
