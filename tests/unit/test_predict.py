@@ -350,9 +350,9 @@ def test_globs_and_folders(capsys: pytest.CaptureFixture[str]) -> None:
 def test_remote_files_and_passwords(capsys: pytest.CaptureFixture[str]) -> None:
     store = pytest.importorskip("fsspec").filesystem("memory")
     for name, text in (("a", b"fine"), ("b", b"so so")):
-        store.pipe(f"/me:SECRET@host/{name}.csv", b"text\n" + text)
-    assert predict("memory://me:SECRET@host/*.csv", "out.csv") == 0
+        store.pipe(f"/me:SECRET@new/{name}.csv", b"text\n" + text)
+    assert predict("memory://me:SECRET@new/*.csv", "out.csv") == 0
     assert Stub.texts_seen == ["fine", "so so"]
-    assert predict("memory://me:SECRET@host/c.csv", "other.csv") == 3
+    assert predict("memory://me:SECRET@new/c.csv", "other.csv") == 3
     out, err = capsys.readouterr()
     assert "SECRET" not in out + err
