@@ -8,31 +8,18 @@ misspelt keys are fast.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar, Union
 
 from msgspec import Meta
 
 from padless.core import configuration
-from padless.core.errors import ConfigError, require
-from padless.core.schema import (
-    Above0,
-    AtLeast0,
-    AtLeast1,
-    Chance,
-    LocalPath,
-    Name,
-    Processes,
-    Seconds,
-    Share,
-    ShareText,
-    Wait,
-)
+from padless.core.errors import require
+from padless.core.schema import Above0, AtLeast0, AtLeast1, Chance, LocalPath, Name, Processes, Seconds, Share, Wait
 from padless.core.terminal import public, public_values
 
 T = TypeVar("T")
@@ -73,7 +60,6 @@ NOTHING = "none"
 """In place of a dataset or a directory: none."""
 MOST_BUCKETS = 1 << 26
 """256 MiB for each output of the linear part."""
-Seeds = Annotated[list[AtLeast0], Meta(min_length=2, max_length=1000, description="of 2 to 1000 numbers")]
 Features = Annotated[int, Meta(ge=1, le=1 << 14)]
 
 
@@ -225,7 +211,7 @@ class RunConfig:
 
     RECIPES: ClassVar[str] = "train"
     """The kind of recipes that ``--config`` finds by name."""
-    DEFAULT: ClassVar[Path] = configuration.recipe_file("train", "default")
+    DEFAULT: ClassVar[Path] = configuration.SHIPPED / "train/default.yaml"
     """The recipe if the command line names none."""
     SUBJECT = ("data",)
     OUTPUT = "run"
@@ -327,37 +313,6 @@ def parse_seconds(text: str) -> float | None:
     return hours * 3600 + minutes * 60 + clock_seconds or None
 
 
-@dataclass(frozen=True, kw_only=True)
-class LaunchRecipe(RunConfig):
-    """Trainings that differ in their seeds, or in the fold that they hold out."""
-
-    seeds: Seeds | None = None
-    """Train once with each of these seeds, as in 0,1,2, in RUN/seed-0, RUN/seed-1, …, as many at the same time as cards
-    or cores hold; at the end, mean and spread of their scores are printed. See docs/report.md."""
-    folds: Literal["all"] | Annotated[int, Meta(ge=2, le=100)] | None = None
-    """Train once for each fold of the dataset (splits.folds), holding it out: all, or their number; in RUN/fold-0,
-    RUN/fold-1, …, with a prediction for every row by the run that did not train on it."""
-    members: ShareText | None = None
-    """Only this share of the seeds or folds, as 0/4 to 3/4 in the tasks of a SLURM array; the last that ends writes the
-    summary."""
-    members_per_device: AtLeast1 = 1
-    """How many of them train on one CUDA device at the same time."""
-
-    def __post_init__(self) -> None:
-        """Check ranges, and that seeds and folds are not both set."""
-        super().__post_init__()
-        if self.seeds is not None and self.folds is not None:
-            raise ConfigError("seeds, folds: one command varies one of the two; give --seeds or --folds, not both")
-        require(self.folds is None or self.fold is None, "fold", self.fold, "null beside folds, which holds out each")
-        seeds = self.seeds or []
-        require(len({*seeds}) == len(seeds), "seeds", seeds, "different numbers")
-
-    @property
-    def recipe(self) -> RunConfig:
-        """The configuration of one training."""
-        return RunConfig(**{option.name: getattr(self, option.name) for option in fields(RunConfig)})
-
-
 AnyRun = TypeVar("AnyRun", bound=RunConfig)
 
 
@@ -368,15 +323,13 @@ def name_run(config: AnyRun) -> AnyRun:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """A configuration as plain values for YAML, JSON and trackers; tuples become lists."""
-    values: dict[str, Any] = json.loads(json.dumps(asdict(config)))
-    return values
+    """A configuration as plain values for YAML, JSON and trackers."""
+    return asdict(config)
 
 
 def to_record(config: Any) -> dict[str, Any]:
     """``to_dict`` without the secrets of addresses, for files."""
-    record: dict[str, Any] = public_values(to_dict(config))
-    return record
+    return dict(public_values(to_dict(config)))
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

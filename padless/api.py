@@ -27,18 +27,18 @@ from harness.distributed import devices
 from harness.evaluate import measure_here
 from harness.inference.config import EvaluateConfig
 from harness.inference.model import Model, Texts, load
+from harness.launch import launcher
 from harness.launch.options import TrainConfig
 from harness.rundir.layout import REPORT
 from harness.rundir.metrics_log import read_metrics
 from harness.rundir.records import read_status
 from harness.rundir.results import read_measured
 from harness.training import preflight
-from harness.training.rules import ResolvedConfig, processes_on_cores, resolve_config
+from harness.training.rules import ResolvedConfig
 from padless.core.atomic import storage_errors, temporary_folder
 from padless.core.configuration import build_config, flatten_groups, groups_of, read_files
 from padless.core.errors import ERRORS, ConfigError, DataError, UserError
 from padless.core.fork_server import SERVER
-from padless.core.processes import available_cores
 from padless.core.signals import PREEMPTED, listen_in_launcher, listen_in_rank
 from padless.core.terminal import Screen
 from padless.core.untrusted import one_line, quote_value
@@ -158,8 +158,8 @@ def pop_dataset_options(keys: dict[str, Any]) -> dict[str, Any]:
 
 
 def train_alone(launch_config: TrainConfig, *, reports: bool = True) -> None:
-    """Train in one new process; by the command where a language model is trained first, or where several processes on a
-    CPU are worth it.
+    """Train in one new process; as ``launch`` does where a language model is trained first, or where several processes
+    on a CPU are worth it.
     """
     recipe = launch_config.recipe
     if preflight.pretraining(recipe) is not None:
@@ -168,14 +168,11 @@ def train_alone(launch_config: TrainConfig, *, reports: bool = True) -> None:
     SERVER.start()  # which imports torch meanwhile
     if recipe.teacher is not None:
         recipe = SERVER.call(prepare_teacher, recipe)
-    resolved = resolve_config(recipe)
-    by_user = launch_config.num_processes is not None or recipe.threads is not None or devices.OMP in os.environ
-    if not by_user and devices.count_cards(recipe.device, 1, 1) is None:
-        choice = processes_on_cores(resolved.config, available_cores())
-        if choice.value != "1":
-            launch(launch_config)
-            return
-        resolved = replace(resolved, processes=choice.reason)
+    options = launch_config if devices.OMP not in os.environ else replace(launch_config, num_processes=1)
+    resolved, num_processes = launcher.resolve(options, recipe)
+    if num_processes > 1:
+        launch(launch_config)
+        return
     with _training:
         SERVER.call(train_here, resolved, reports)
 

@@ -43,7 +43,6 @@ COMMANDS = (
         "Scores on new labelled rows, or on a split.",
         "harness.evaluate:evaluate_here",
         "harness.inference.config:EvaluateConfig",
-        first=("run", "input", "data", "split", "output"),
         example="padless evaluate runs/mine new.csv",
     ),
     Command(
@@ -52,7 +51,6 @@ COMMANDS = (
         "What each word adds to a class's score.",
         "harness.inference.explanation:main",
         "harness.inference.config:ExplainConfig",
-        first=("run", "input", "label", "rows", "json"),
         example='padless explain runs/mine "a fine film"',
     ),
     Command(

@@ -7,7 +7,7 @@ import codecs
 import json
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from msgspec import Meta
 
@@ -20,9 +20,8 @@ from preprocessing.text.spec import TextSpec
 from preprocessing.text.vocabulary import VocabularyConfig
 
 Policy = Literal["empty", "contradictions", "leaks", "duplicates"]
-POLICIES: tuple[Policy, ...] = ("empty", "contradictions", "leaks", "duplicates")
+POLICIES: tuple[Policy, ...] = get_args(Policy)
 Format = Literal["auto", "csv", "jsonl", "parquet", "xlsx", "folder"]
-MissingLabel = Literal["error", "unlabelled", "drop"]
 EMBEDDED = "movie-reviews"
 MOST_PART_MB = 4096
 """A part is held in memory."""
@@ -105,7 +104,7 @@ class SourceConfig(ReadingOptions):
     learn from too. A label column is not needed, and ignored. Of a folder, every .txt file below it."""
     format: Format = "auto"
     """auto: from the file name; folder: one sub-folder per label, perhaps below train/ and test/."""
-    missing_label: MissingLabel = "error"
+    missing_label: Literal["error", "unlabelled", "drop"] = "error"
     """Rows whose label is an empty field, null or absent: refused, put into the split unlabelled (those of validation
     and test are refused), or left out and counted."""
     where: dict[str, str] = field(default_factory=dict)
@@ -124,10 +123,9 @@ class SourceConfig(ReadingOptions):
         """These options, and where they are defaults those of the corpus of a training. Labels are read unchanged; a
         text has several if one of the training corpus may have.
         """
-        default, options = ReadingOptions(), dict[str, Any]()
-        for option in fields(ReadingOptions):
-            if getattr(self, option.name) == getattr(default, option.name):
-                options[option.name] = getattr(trained, option.name)
+        default, names = ReadingOptions(), [option.name for option in fields(ReadingOptions)]
+        unset_names = [name for name in names if getattr(self, name) == getattr(default, name)]
+        options = {name: getattr(trained, name) for name in unset_names}
         if options.get("labels_separator") == AUTO:
             options["labels_separator"] = None
         return replace(self, **{**options, "labels": AUTO})

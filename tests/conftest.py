@@ -144,6 +144,17 @@ def imdb() -> list[str]:
     return pq.read_table(IMDB, columns=["text"])["text"].to_pylist()
 
 
+@pytest.fixture(scope="session")
+def exported_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a linear part; beside it, in ``out``, its export with a network, which takes seconds."""
+    from tests.helpers.report_runs import export, make_run
+
+    run = make_run(tmp_path_factory.mktemp("exported"), pooling="max+mean", wide=256)
+    words = ("--onnx", "--quiet", "--license", "mit", "--name", "a|b")
+    assert export(run, "--output", run.parent / "out", *words) == 0
+    return run
+
+
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str]) -> Any:
     """``padless`` in this process; keeps what it printed."""

@@ -25,7 +25,7 @@ from padless.core.installed import load_object  # noqa: E402
 
 FOLDER = ROOT / "docs/reference"
 TABLES = re.compile(r"^<!-- (options|commands): (\w+) -->\n.*?^<!-- end -->$", re.MULTILINE | re.DOTALL)
-SHARED = {"harness": "harness.config:LaunchRecipe", "preprocessing": "preprocessing.config:PreprocessConfig"}
+SHARED = {"harness": "harness.config:RunConfig", "preprocessing": "preprocessing.config:PreprocessConfig"}
 """Package -> the class with the keys that several of its commands share."""
 
 
@@ -62,8 +62,7 @@ def as_yaml(value: Any) -> str:
     """A default as YAML on one line."""
     if isinstance(value, str):
         return value or '""'
-    plain = list(value) if isinstance(value, tuple) else value
-    return yaml.safe_dump(plain, default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")
+    return yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")
 
 
 def on_one_line(docstring: str) -> str:

@@ -73,12 +73,12 @@ def main(config: BaselineConfig) -> None:
         recipe = recipe_of(embeddings.encoder)
         folder /= recipe["encoder"]
     check_figures_directory(folder)
+    if not folder.is_relative_to(Path(config.data, FOLDER)):  # a folder of the user's
+        for name in names_of(manifest):
+            check_replaceable(folder, name, {OF_WEIGHTS: None, "dataset": manifest.fingerprint})
     figures, failure = read_results(folder, manifest.fingerprint, recipe), None
     origin = f"measured before, found in {folder}"
     if not is_complete(figures, manifest, parent):
-        if not folder.is_relative_to(Path(config.data, FOLDER)):  # that dataset may have been built anew
-            for name in names_of(manifest):
-                check_replaceable(folder, name, {OF_WEIGHTS: None, "dataset": manifest.fingerprint})
         if embeddings is None:
             results = measure_linear(config.data, manifest)
         else:

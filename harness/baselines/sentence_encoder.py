@@ -22,7 +22,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,12 +32,12 @@ import pyarrow.parquet as pq
 from threadpoolctl import threadpool_limits
 
 from harness.baselines.tfidf import (
+    Linear,
     OnSplit,
     check,
     describe_logits,
     find_predictable,
     learn_linear,
-    logits_of,
     names_of,
     predict_held_out,
     predict_out_of_fold,
@@ -156,9 +156,7 @@ class Embeddings:
         except Exception as error:  # of every kind, from several libraries
             problem = f"sentence-transformers cannot load it ({one_line(error)})"
             raise DataError(f"{self.encoder.folder}: {problem}; name another encoder, or copy this one again") from None
-        if (kind := model.device.type) == "cuda":
-            self.screen.fact("encoder", "one CUDA device embeds all texts, of this and of other machines")
-        return model.bfloat16() if "bf16" in list_precisions(kind) else model
+        return model.bfloat16() if "bf16" in list_precisions(model.device.type) else model
 
     def look_up(self, texts: Sequence[str]) -> np.ndarray:
         """float32 ``[texts, features]``; parts that are missing are computed and written.
@@ -174,13 +172,13 @@ class Embeddings:
         live = Live(describe, self.screen)
         try:
             for start in starts:
-                parts.append(self.embed(distinct_texts[start : start + PART_TEXTS]))
+                parts.append(self.look_up_part(distinct_texts[start : start + PART_TEXTS]))
         finally:
             live.close()
         line_by_text = {text: line for line, text in enumerate(distinct_texts)}
         return np.concatenate(parts)[[line_by_text[text] for text in texts]].astype(np.float32)
 
-    def embed(self, texts: list[str]) -> np.ndarray:
+    def look_up_part(self, texts: list[str]) -> np.ndarray:
         """float16 ``[texts, features]`` of a part: read, or computed and written. Raises as ``look_up`` does."""
         path = self.folder / f"{hashlib.sha256(atomic.canonical_json(texts)).hexdigest()[:16]}.npy"
         with suppress(OSError, ValueError, EOFError):  # missing or damaged
@@ -218,51 +216,29 @@ def recipe_of(encoder: SentenceEncoder) -> dict[str, Any]:
     return {"version": 2, "encoder": f"encoder-{encoder.sha256[:12]}", "strengths": list(STRENGTHS)}
 
 
-def fit_regression(vectors: np.ndarray, labels: np.ndarray, strength: float) -> Any:
+def fit_regression(vectors: np.ndarray, labels: np.ndarray, strength: float, num_classes: int) -> Linear:
     """scikit-learn's logistic regression; more than two classes share one softmax."""
     from sklearn.linear_model import LogisticRegression
 
     with threadpool_limits(1):
-        return LogisticRegression(C=strength, max_iter=300).fit(vectors, labels)
+        return Linear(LogisticRegression(C=strength, max_iter=300).fit(vectors, labels), num_classes)
 
 
-@dataclass(frozen=True)
-class Regression:
-    """The model, trained on a dataset's training rows."""
-
-    num_classes: int
-    model: Any
-    strength: float
-    held_out: np.ndarray
-    """Logits of the training rows by models that have not learned from them."""
-
-    @classmethod
-    def learn(cls, data: str | Path, vectors: np.ndarray, rows: pd.DataFrame, num_classes: int) -> Regression:
-        """Choose the strength by folds, then fit all ``rows``, which have the columns text and label.
-
-        Raises ``DataError`` as ``predict_held_out`` does.
-        """
-        labels = rows["label"].to_numpy()
-
-        def predict_by_folds(strength: float) -> np.ndarray:
-            def predict(is_held_out: np.ndarray) -> np.ndarray:
-                model = fit_regression(vectors[~is_held_out], labels[~is_held_out], strength)
-                return logits_of(model, vectors[is_held_out], num_classes)
-
-            return predict_held_out(predict, data, rows, num_classes)
-
-        def measure(logits: np.ndarray) -> float:
-            return log_loss_at_best_temperature(logits[is_predictable], labels[is_predictable])
-
-        is_predictable = find_predictable(rows)
-        strengths = STRENGTHS if is_predictable.sum() >= num_classes else (USUAL_STRENGTH,)
-        logits = {strength: predict_by_folds(strength) for strength in strengths}
-        strength = min(strengths, key=lambda value: measure(logits[value]))
-        return cls(num_classes, fit_regression(vectors, labels, strength), strength, logits[strength])
-
-    def logits(self, vectors: np.ndarray) -> np.ndarray:
-        """float64 ``[rows]`` for two classes, else ``[rows, classes]``."""
-        return logits_of(self.model, vectors, self.num_classes)
+def predict_at_best_strength(
+    data: str | Path, vectors: np.ndarray, rows: pd.DataFrame, num_classes: int
+) -> tuple[float, np.ndarray]:
+    """The strength with the lowest log loss out of fold, and the logits of ``predict_held_out``, which says what it
+    raises.
+    """
+    is_predictable, labels = find_predictable(rows), rows["label"].to_numpy()
+    strengths = STRENGTHS if is_predictable.sum() >= num_classes else (USUAL_STRENGTH,)
+    losses, logits_by_strength = dict[float, float](), dict[float, np.ndarray]()
+    for strength in strengths:
+        fit = partial(fit_regression, strength=strength, num_classes=num_classes)
+        logits = logits_by_strength[strength] = predict_held_out(fit, vectors, data, rows)
+        losses[strength] = log_loss_at_best_temperature(logits[is_predictable], labels[is_predictable])
+    strength = min(losses, key=losses.__getitem__)
+    return strength, logits_by_strength[strength]
 
 
 def measure_encoder(data: str, manifest: Manifest, embeddings: Embeddings) -> dict[str, OnSplit]:
@@ -280,27 +256,28 @@ def measure_encoder(data: str, manifest: Manifest, embeddings: Embeddings) -> di
     vectors = [embeddings.look_up(read_texts(split)) for split in splits]
     start_s = time.process_time()
     rows, _ = read_labelled(data, manifest, [TRAIN])
-    regression = Regression.learn(data, vectors[0], rows, len(manifest.labels))
+    strength, held_out = predict_at_best_strength(data, vectors[0], rows, len(manifest.labels))
+    regression = fit_regression(vectors[0], rows["label"].to_numpy(), strength, len(manifest.labels))
     facts: dict[str, Any] = {
         "dataset": manifest.fingerprint,
         "recipe": recipe_of(embeddings.encoder),
         "encoder": embeddings.encoder.name,
         "features": vectors[0].shape[1],
         "train_rows": len(rows),
-        "C": regression.strength,
+        "C": strength,
         "seconds": time.process_time() - start_s,
     }
-    is_better, facts["teacher"] = write_predictions(data, manifest, embeddings, regression)
+    is_better, facts["teacher"] = write_predictions(data, manifest, embeddings, regression, held_out)
     facts["predictions"] = embeddings.encoder.file_name if is_better else None
     logits = [regression.logits(features) for features in vectors[1:]]
     return describe_logits(splits[1:], logits, facts, manifest)
 
 
 def write_predictions(
-    data: str, manifest: Manifest, embeddings: Embeddings, regression: Regression
+    data: str, manifest: Manifest, embeddings: Embeddings, regression: Linear, held_out: np.ndarray
 ) -> tuple[bool, str]:
     """Write the predictions for the rows without labels, unless they are not worth it: whether it did, and how good
-    they are.
+    they are. ``held_out``: logits of the training rows by models that have not learned from them.
 
     Raises as ``measure_encoder`` does.
     """
@@ -308,7 +285,7 @@ def write_predictions(
         return False, "none: there are no rows without labels for it to teach"
     rows, blocks = read_labelled(data, manifest, [TRAIN])
     linear, is_predictable = predict_out_of_fold(data, manifest, rows, blocks), find_predictable(rows)
-    encoded, linear = regression.held_out[is_predictable], linear[is_predictable]
+    encoded, linear = held_out[is_predictable], linear[is_predictable]
     labels = rows["label"].to_numpy()[is_predictable]
     share = choose_share(encoded, linear, labels, USUAL_SHARE)
     logits = encoded + share * linear

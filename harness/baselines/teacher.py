@@ -168,15 +168,9 @@ def read_teacher_file(config: RunConfig, manifest: Manifest) -> tuple[str, np.nd
             f"{file.name}: lacks {len(missing_rows):,} of the {len(rows):,} rows without labels, such as row "
             f"{missing_rows.min()} (by {join_names(key_columns)}); add them, or build the dataset without them"
         )
-    by_labels = ", by labels without probabilities" if len(columns) == 1 else ""
-    summary = ": ".join(filter(None, [describe_share(manifest) + by_labels, origin.get(SUMMARY)]))
-    return summary, rows, answers.to_numpy()
-
-
-def describe_share(manifest: Manifest) -> str:
-    """The share of the training rows that a teacher teaches."""
-    unlabelled, total = manifest.rows(UNLABELLED), manifest.rows(TRAIN) + manifest.rows(UNLABELLED)
-    return f"teaches {unlabelled:,} of {total:,} training rows ({percent(unlabelled / total)})"
+    total_rows = manifest.rows(TRAIN) + len(rows)
+    summary = f"teaches {len(rows):,} of {total_rows:,} training rows ({percent(len(rows) / total_rows)})"
+    return ": ".join(filter(None, [summary, origin.get(SUMMARY)])), rows, answers.to_numpy()
 
 
 def find_prediction_columns(reader: Reader, manifest: Manifest) -> tuple[list[str], list[str]]:

@@ -16,7 +16,8 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,87 +114,82 @@ def count_all_ngrams(blocks: Sequence[Block]) -> tuple[np.ndarray, csr_matrix]:
 
 @dataclass(frozen=True)
 class Linear:
-    """The TF-IDF baseline, trained on rows of a dataset."""
+    """A logistic regression of scikit-learn on features of rows: on counts of n-grams, or on embeddings."""
 
-    num_classes: int
-    offsets: np.ndarray
-    """float64, with several labels to a text ``[classes]``: added to the logits, for classes that no training row has;
-    else one 0."""
-    features: np.ndarray
-    """int64 ``[features]``, ascending: the columns of counts that it uses."""
     model: Any
-    """scikit-learn's, from counts of these to logits."""
-    facts: dict[str, Any]
+    num_classes: int
+    offsets: np.ndarray | float = 0.0
+    """With several labels to a text ``[classes]``: added to the logits, for classes that no training row has."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
     """Facts of the training: features, training rows, steps, whether it converged."""
 
-    @classmethod
-    def fit(cls, counts: csr_matrix, labels: np.ndarray, data: str | Path, manifest: Manifest) -> Linear:
-        """Fit it to rows of a dataset: how often each has each n-gram, and their label numbers. More
-        than two classes share one softmax; each has its own model, against the rest, where a text may have several
-        labels. Raises ``DataError`` if no n-gram is in two rows.
+    def logits(self, features: Any) -> np.ndarray:
+        """Logits of rows by their features, float64 ``[rows]`` for two classes, ``[rows, classes]`` for more; classes
+        that no training row has have the lowest.
         """
-        from sklearn.exceptions import ConvergenceWarning
-        from sklearn.feature_extraction.text import TfidfTransformer
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.multiclass import OneVsRestClassifier
-        from sklearn.pipeline import make_pipeline
+        scores = np.asarray(self.model.decision_function(features), np.float64)
+        if self.num_classes == 2:
+            return scores + self.offsets
+        if scores.ndim == 1:
+            scores = np.stack((np.zeros_like(scores), scores), axis=1)
+        result = np.repeat(scores.min(axis=1, keepdims=True) - NEVER_SEEN, self.num_classes, axis=1)
+        result[:, self.model.classes_] = scores
+        return result + self.offsets
 
-        times = counts.sum(axis=0).A1 * (counts.getnnz(axis=0) >= RECIPE["min_rows"])
-        features = np.sort(np.argsort(-times)[: MAX_WEIGHTS // num_outputs(manifest)])
-        features = features[times[features] > 0]
-        if not len(features):
-            raise DataError(f"{join(data, MANIFEST)}: no two training rows share a word: nothing to learn")
-        counts = counts[:, features]
-        limit = int(np.clip(WORK // max(counts.nnz * num_outputs(manifest), 1), MIN_STEPS, MAX_STEPS))
-        classifier = LogisticRegression(C=RECIPE["C"], tol=TOLERANCE, max_iter=limit)
-        members, offsets = manifest.members, np.array(0.0)
-        if members is not None:
-            classifier, labels = OneVsRestClassifier(classifier), members[labels].astype(np.int64)
-            offsets = np.where(labels.any(axis=0), 0.0, -NEVER_SEEN)
-        model = make_pipeline(TfidfTransformer(sublinear_tf=True), classifier)
-        # Sparse matrix products use one thread only, and idle threads that synchronise between products make it many
-        # times slower on a busy machine.
-        with threadpool_limits(1), warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # reported as ``converged``
-            warnings.filterwarnings("ignore", "Label .* is present in all training examples")  # see ``offsets``
-            model.fit(counts, labels)
-        models = [classifier] if members is None else classifier.estimators_
-        steps = max(int(np.max(getattr(fitted, "n_iter_", 0))) for fitted in models)
-        facts = {"features": len(features), "train_rows": len(labels), "steps": steps, "converged": steps < limit}
-        return cls(len(manifest.labels), offsets, features, model, facts)
 
-    def logits(self, counts: csr_matrix) -> np.ndarray:
-        """As ``logits_of``, for rows of counts of the same n-grams as in ``fit``."""
-        return logits_of(self.model, counts[:, self.features], self.num_classes) + self.offsets
+def fit_linear(counts: csr_matrix, labels: np.ndarray, data: str | Path, manifest: Manifest) -> Linear:
+    """Fit the TF-IDF baseline to rows of a dataset: how often each has each n-gram, and their label numbers.
+
+    More than two classes share one softmax; each has its own model, against the rest, where a text may have several
+    labels. Raises ``DataError`` if no n-gram is in two rows.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.feature_extraction.text import TfidfTransformer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.multiclass import OneVsRestClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import FunctionTransformer
+
+    times = counts.sum(axis=0).A1 * (counts.getnnz(axis=0) >= RECIPE["min_rows"])
+    columns = np.sort(np.argsort(-times)[: MAX_WEIGHTS // num_outputs(manifest)])
+    columns = columns[times[columns] > 0]
+    if not len(columns):
+        raise DataError(f"{join(data, MANIFEST)}: no two training rows share a word: nothing to learn")
+    limit = int(np.clip(WORK // max(counts[:, columns].nnz * num_outputs(manifest), 1), MIN_STEPS, MAX_STEPS))
+    classifier = LogisticRegression(C=RECIPE["C"], tol=TOLERANCE, max_iter=limit)
+    members, offsets = manifest.members, np.array(0.0)
+    if members is not None:
+        classifier, labels = OneVsRestClassifier(classifier), members[labels].astype(np.int64)
+        offsets = np.where(labels.any(axis=0), 0.0, -NEVER_SEEN)
+    choose_columns = FunctionTransformer(lambda counts: counts[:, columns])
+    model = make_pipeline(choose_columns, TfidfTransformer(sublinear_tf=True), classifier)
+    # Sparse matrix products use one thread only, and idle threads that synchronise between products make it many
+    # times slower on a busy machine.
+    with threadpool_limits(1), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # reported as ``converged``
+        warnings.filterwarnings("ignore", "Label .* is present in all training examples")  # see ``offsets``
+        model.fit(counts, labels)
+    models = [classifier] if members is None else classifier.estimators_
+    steps = max(int(np.max(getattr(fitted, "n_iter_", 0))) for fitted in models)
+    facts = {"features": len(columns), "train_rows": len(labels), "steps": steps, "converged": steps < limit}
+    return Linear(model, len(manifest.labels), offsets, facts)
 
 
 def learn_linear(
     data: str | Path, manifest: Manifest, splits: Sequence[Split]
-) -> tuple[dict[str, Any], list[np.ndarray]]:
+) -> tuple[Mapping[str, Any], list[np.ndarray]]:
     """Fit a TF-IDF baseline to the training split: its facts, and its logits of some splits in shard order.
 
-    Raises as ``Linear.fit``.
+    Raises as ``fit_linear``.
     """
     train = open_split(data, manifest, TRAIN)
     ngrams, counts = count_all_ngrams([*train.blocks])
-    linear = Linear.fit(counts, train.column("label"), data, manifest)
-    counts_by_split = ([count_ngrams(block, ngrams) for block in split.blocks] for split in splits)
-    logits = [np.concatenate([linear.logits(counts) for counts in blocks]) for blocks in counts_by_split]
+    linear = fit_linear(counts, train.column("label"), data, manifest)
+    logits = []
+    for split in splits:
+        parts = [linear.logits(count_ngrams(block, ngrams)) for block in split.blocks]
+        logits.append(np.concatenate(parts))
     return linear.facts, logits
-
-
-def logits_of(model: Any, features: Any, num_classes: int) -> np.ndarray:
-    """Logits by a model of scikit-learn, float64 ``[rows]`` for two classes, ``[rows, classes]`` for more; classes that
-    it has not seen have the lowest.
-    """
-    scores = np.asarray(model.decision_function(features), np.float64)
-    if num_classes == 2:
-        return scores
-    if scores.ndim == 1:
-        scores = np.stack((np.zeros_like(scores), scores), axis=1)
-    result = np.repeat(scores.min(axis=1, keepdims=True) - NEVER_SEEN, num_classes, axis=1)
-    result[:, model.classes_] = scores
-    return result
 
 
 def measure_linear(data: str | Path, manifest: Manifest) -> dict[str, OnSplit]:
@@ -259,26 +255,28 @@ def hash_rows(block: Block) -> np.ndarray:
 
 
 def predict_held_out(
-    predict: Callable[[np.ndarray], np.ndarray], data: str | Path, rows: pd.DataFrame, num_classes: int
+    fit: Callable[[Any, np.ndarray], Linear], features: Any, data: str | Path, rows: pd.DataFrame
 ) -> np.ndarray:
-    """Logits of rows with the columns text and label, float64 ``[rows]`` for two classes, else ``[rows, classes]``.
+    """Logits of rows by models that have not learned from them, float64 ``[rows]`` for two classes, else ``[rows,
+    classes]``.
 
-    ``predict`` takes which rows are held out, bool ``[rows]``, and returns their logits by a model of all others. Equal
-    texts are in one fold, and each fold has its share of each label. Raises ``DataError`` if no row is predictable, or
-    the rows outside a fold have fewer than two labels.
+    ``fit`` learns from the ``features`` and labels of rows, which have the columns text and label. Equal texts are in
+    one fold, and each fold has its share of each label. Raises ``DataError`` if no row is predictable, or the rows
+    outside a fold have fewer than two labels.
     """
     if not find_predictable(rows).any():
         raise DataError(f"{join(data, MANIFEST)}: each class has one text alone; label two or more of each")
     texts = rows.drop_duplicates("text").sort_values(["label", "text"]).set_index("text")
     folds = rows["text"].map(texts.assign(fold=np.arange(len(texts)) % FOLDS)["fold"]).to_numpy()
-    labels, logits = rows["label"].to_numpy(), np.zeros((len(rows), num_classes))
-    logits = logits[:, 0] if num_classes == 2 else logits
+    labels, parts = rows["label"].to_numpy(), list[np.ndarray]()
     for fold in np.unique(folds):
         is_held_out = folds == fold
         if len(np.unique(labels[~is_held_out])) < 2:
             problem = f"outside of one of {FOLDS} folds, all rows have one label"
             raise DataError(f"{join(data, MANIFEST)}: {problem}; build it with more rows of each label")
-        logits[is_held_out] = predict(is_held_out)
+        parts.append(fit(features[~is_held_out], labels[~is_held_out]).logits(features[is_held_out]))
+    logits = np.concatenate(parts)
+    logits[np.argsort(folds, kind="stable")] = logits.copy()
     return logits
 
 
@@ -295,11 +293,5 @@ def predict_out_of_fold(
 
     Raises ``DataError`` as ``predict_held_out`` does, and if rows have no word in common.
     """
-    _, counts = count_all_ngrams(blocks)
-    labels = rows["label"].to_numpy()
-
-    def predict(is_held_out: np.ndarray) -> np.ndarray:
-        linear = Linear.fit(counts[~is_held_out], labels[~is_held_out], data, manifest)
-        return linear.logits(counts[is_held_out])
-
-    return predict_held_out(predict, data, rows, len(manifest.labels))
+    fit = partial(fit_linear, data=data, manifest=manifest)
+    return predict_held_out(fit, count_all_ngrams(blocks)[1], data, rows)

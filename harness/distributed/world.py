@@ -132,11 +132,13 @@ class World:
 
         return read
 
-    def sum_on_device(self, numbers: torch.Tensor, awaited: str) -> None:
-        """Add up over ranks, in place, on the path that gradients take: NCCL between GPUs, gloo between CPUs."""
+    def broadcast_on_device(self, numbers: torch.Tensor, awaited: str) -> None:
+        """Overwrite ``numbers`` by those of rank 0, on the path that gradients take: NCCL between GPUs, gloo between
+        CPUs.
+        """
         if self.world_size > 1:
             with self.watch_wait(awaited):
-                dist.all_reduce(numbers)
+                dist.broadcast(numbers, src=0)
 
     @contextmanager
     def raise_together(self, awaited: str) -> Iterator[None]:

@@ -133,7 +133,7 @@ class Bundle(Scorer):
             logits: np.ndarray = self.model(batch, None, self.dtype).double().cpu().numpy()
             return logits
 
-        with restored_threads() as num_threads:
+        with restore_threads() as num_threads:
             tokens, threads = (PADDED_TOKENS_CUDA, 1) if is_cuda else (PADDED_TOKENS, self.threads or num_threads)
             name = self.directory / self.info.weights
             return score_in_batches(encoded, self.batch_rows, score_batch, tokens, name, threads)
@@ -141,15 +141,15 @@ class Bundle(Scorer):
     def attribute(self, encoded: list[np.ndarray], classes: list[int]) -> list[Attribution]:
         """What each word of the texts adds to the logit of a class each; on a CPU by one thread, as in ``score``."""
         pairs = zip(encoded, classes, strict=True)
-        with restored_threads():
+        with restore_threads():
             if self.model.head.weight.device.type == "cpu":
                 torch.set_num_threads(1)
             return [attribute(self.model, ids.astype(np.int64), label) for ids, label in pairs]
 
 
 @contextmanager
-def restored_threads() -> Iterator[int]:
-    """The number of threads that torch has, which it has again after the block."""
+def restore_threads() -> Iterator[int]:
+    """Give torch its number of threads back after the block, which gets that number."""
     number = torch.get_num_threads()
     try:
         yield number

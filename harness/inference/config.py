@@ -32,7 +32,6 @@ FILE_SUFFIXES = (*FORMAT_BY_SUFFIX, *COMPRESSED_SUFFIXES, ".zip", ".txt", ".xls"
 OUTPUT_SUFFIXES = (".parquet", ".csv", ".jsonl")
 """Of files of predictions."""
 PredictionPrecision = Literal["fp32", "bf16"]
-Level = Annotated[float, Meta(gt=0, lt=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +172,7 @@ class PredictConfig(ReadingConfig):
     """Longest wait for the next part; then the command fails, or a share makes the parts of others itself."""
     batch: AtLeast1 = 1024
     """Maximum rows of a batch; fewer for long texts."""
-    abstain: Level | None = None
+    abstain: Annotated[float, Meta(gt=0, lt=1)] | None = None
     """Give no label to a text whose most probable class has less than this calibrated probability."""
     json: bool = False
     """Print one JSON object per text instead of a readable line."""

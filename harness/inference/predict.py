@@ -52,7 +52,7 @@ from preprocessing.config import ReadingOptions
 from preprocessing.labels import AUTO, LIST, name_label_value
 from preprocessing.pipeline.parts import Source, convert_all
 from preprocessing.pipeline.tokenize import hash_types
-from preprocessing.sources.sources import File, identity_of
+from preprocessing.sources.sources import identity_of
 
 VERSION = 4
 """Increase it when the same input and settings give other bytes."""
@@ -89,15 +89,15 @@ class ScoredPart(jobs.Task[PartFacts]):
         """Raises ``OSError`` if reading or writing fails."""
         scorer: Scorer = jobs.open_once(self.key, self.open_model)
         texts = pq.read_table(self.rows, columns=["text"], use_threads=False)["text"]
-        num_unknown = num_unlabelled = 0
-        tables: list[pa.Table] = []
+        num_unknown, tables = 0, list[pa.Table]()
         for encoded in encode_ahead(texts, scorer):
             tables.append(pa.table(scorer.columns(scorer.score(encoded))))
             num_unknown += int((unknown_shares(encoded) == 1).sum())
-            num_unlabelled += tables[-1]["predicted"].null_count
+        table = pa.concat_tables(tables)
         with atomic.replacing(self.path) as temporary:
-            pq.write_table(pa.concat_tables(tables), temporary)
-        return PartFacts(len(texts), num_unknown, num_unlabelled), {self.path.name: atomic.sha256_file(self.path)}
+            pq.write_table(table, temporary)
+        facts = PartFacts(len(texts), num_unknown, table["predicted"].null_count)
+        return facts, {self.path.name: atomic.sha256_file(self.path)}
 
 
 def encode_ahead(texts: pa.ChunkedArray, scorer: Scorer) -> Iterator[list[np.ndarray]]:
@@ -164,14 +164,16 @@ def predict_files(config: PredictConfig, target: Path) -> None:
         directory = bundle_directory(config.run)
         info = read_classifier(directory)
         open_model, settings = choose_scorer(config, directory, info)
+        if config.rank and info.has_label_sets:
+            raise ConfigError("rank: chooses rows where a text has one label, not several; leave this out")
         files = find_texts(config.inputs, config.source, info.source, work)
         refuse_input(target, files)
         check_replaced(target, config.overwrite)
-        num_processes = choose_processes(files, config.source.part_mb, open_model.keywords["device"])
+        num_parts = int(sum(identity_of(file)["bytes"] for file in files) / (config.source.part_mb * 1e6))
+        is_cpu = open_model.keywords["device"] == "cpu"
+        num_processes = max(1, min(available_cores(), num_parts)) if is_cpu else 1  # a start of one takes seconds
         workers = stack.enter_context(open_workers(config.executor(num_processes), quiet=config.quiet))
         sources = convert_all(files, workers, work, keep_columns=True)
-        if config.rank and info.has_label_sets:
-            raise ConfigError("rank: chooses rows where a text has one label, not several; leave this out")
         output = plan_output(target, sources, info, has_label=config.rank is not None)
         parts = list_parts(sources, work, settings, open_model)
         results = jobs.run_tasks("predicting", work, parts, workers, wait=share.is_leader)
@@ -190,12 +192,6 @@ def predict_files(config: PredictConfig, target: Path) -> None:
         ):
             output.write(file, choose_rows(config.rank, read_parts) if config.rank else read_parts())
         print_outcome(config, target, facts, output.names[0])
-
-
-def choose_processes(files: Sequence[File], part_mb: float, device: str) -> int:
-    """The number of processes that are worth their start, which takes seconds; one for a GPU."""
-    num_parts = int(sum(identity_of(file)["bytes"] for file in files) / (part_mb * 1e6))
-    return max(1, min(available_cores(), num_parts)) if device == "cpu" else 1
 
 
 def plan_output(target: Path, sources: Sequence[Source], info: BundleInfo, *, has_label: bool) -> Output:

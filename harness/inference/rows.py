@@ -26,8 +26,6 @@ from preprocessing.sources.convert import read_part
 from preprocessing.sources.readers import open_reader
 from preprocessing.sources.sources import File, list_files
 
-TEXT = "text"
-
 
 def find_texts(names: Sequence[str], options: SourceConfig, trained: ReadingOptions, work: Path) -> list[File]:
     """Every file of these names, in their order; standard input is copied into ``work``.
@@ -46,13 +44,14 @@ def find_texts(names: Sequence[str], options: SourceConfig, trained: ReadingOpti
     files = [replace(file, name="standard input") if file.address == str(copy) else file for file in files]
     if options.text_column != AUTO:
         return files
-    text_column = TEXT if files[0].format in ("folder", "txt") else source.text_column
+    text_column = "text" if files[0].format in ("folder", "txt") else source.text_column
     chosen = {"text_column": text_column, "label_column": source.label_column}
-    lines = list[str]()
-    files = [resolved for file in files for resolved in resolve_unlabelled([file], chosen, lines)]
+    lines, resolved = list[str](), list[File]()
+    for file in files:
+        resolved += resolve_unlabelled([file], chosen, lines)
     for line in lines[:1]:
         print_stderr(line)
-    return files
+    return resolved
 
 
 def find_labelled(name: str, options: SourceConfig, trained: ReadingOptions, labels: Any) -> list[File]:

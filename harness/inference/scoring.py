@@ -118,10 +118,8 @@ def gather_rows(
             columns = [torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)]
     model.train(was_training)
     gathered = gather_in_order(columns, world, f"the scores of {name}")
-    if gathered is None:
-        return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)
-    rows, first, second = gathered
-    assert len(rows) == len(loader.split), "a row was not scored"
+    rows, first, second = gathered or [np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)]
+    assert len(rows) == (len(loader.split) if world.is_main else 0), "a row was not scored"
     return rows, first, second
 
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import psutil
 
-from harness.config import AUTO, LANGUAGE_MODEL, NOTHING, LaunchRecipe, RunConfig, name_run
+from harness.config import AUTO, LANGUAGE_MODEL, NOTHING, RunConfig, name_run
 from harness.data.run_rows import check_folds
 from harness.distributed import devices
 from harness.launch import launcher
@@ -282,7 +282,7 @@ class Members:
         return [*lines, f"{count_noun(len(self.waiting), 'training')} to begin"] if self.waiting else lines
 
 
-def member_keys(member: Member, launch_config: LaunchRecipe) -> dict[str, Any]:
+def member_keys(member: Member, launch_config: TrainConfig) -> dict[str, Any]:
     """The keys in which a training differs from the others: seed or fold, directory, and its name for trackers."""
     folder = Path(launch_config.run).resolve().name
     return {
@@ -292,7 +292,7 @@ def member_keys(member: Member, launch_config: LaunchRecipe) -> dict[str, Any]:
     }
 
 
-def plan_members(launch_config: LaunchRecipe) -> list[Member]:
+def plan_members(launch_config: TrainConfig) -> list[Member]:
     """The trainings of a command, in order; empty for a single one. Raises ``ConfigError`` or ``DataError``."""
     if launch_config.seeds is not None:
         members = [Member("seed", seed, Path(launch_config.run)) for seed in launch_config.seeds]
@@ -313,7 +313,7 @@ def plan_members(launch_config: LaunchRecipe) -> list[Member]:
     return members
 
 
-def finish_runs(members: Sequence[Member], launch_config: LaunchRecipe) -> None:
+def finish_runs(members: Sequence[Member], launch_config: TrainConfig) -> None:
     """Write the summary and the report of all runs, and print their spread. Raises ``StorageError``."""
     folder, kind, values = Path(launch_config.run), members[0].kind, collect(members)
     if kind == "fold" and launch_config.task != LANGUAGE_MODEL:

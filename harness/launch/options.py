@@ -9,27 +9,40 @@ import os
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from huggingface_hub.constants import HF_HOME
+from msgspec import Meta
 
-from harness.config import LaunchRecipe
+from harness.config import RunConfig
 from harness.distributed import devices
 from padless.core.configuration import NULL, build_config, find_config, read_config
-from padless.core.errors import ConfigError
-from padless.core.schema import AtLeast0, AtLeast1
+from padless.core.errors import ConfigError, require
+from padless.core.schema import AtLeast0, AtLeast1, ShareText
 
 LOG_LEVEL = "TORCH_CPP_LOG_LEVEL"
 DEFAULT_FILE = "accelerate/default_config.yaml"
 """What ``accelerate config`` writes, below the folder of Hugging Face."""
+Seeds = Annotated[list[AtLeast0], Meta(min_length=2, max_length=1000, description="of 2 to 1000 numbers")]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(LaunchRecipe):
+class TrainConfig(RunConfig):
     """Train, with checks before any process starts; --seeds 0,1,2 or --folds all trains once for each and prints the
     spread. The keys from num_processes on are those of accelerate launch.
     """
 
+    seeds: Seeds | None = None
+    """Train once with each of these seeds, as in 0,1,2, in RUN/seed-0, RUN/seed-1, …, as many at the same time as cards
+    or cores hold; at the end, mean and spread of their scores are printed. See docs/report.md."""
+    folds: Literal["all"] | Annotated[int, Meta(ge=2, le=100)] | None = None
+    """Train once for each fold of the dataset (splits.folds), holding it out: all, or their number; in RUN/fold-0,
+    RUN/fold-1, …, with a prediction for every row by the run that did not train on it."""
+    members: ShareText | None = None
+    """Only this share of the seeds or folds, as 0/4 to 3/4 in the tasks of a SLURM array; the last that ends writes the
+    summary."""
+    members_per_device: AtLeast1 = 1
+    """How many of them train on one CUDA device at the same time."""
     num_processes: AtLeast1 | None = None
     """Processes on all machines together, one for each GPU; null: as config_file has it; else 1 on a GPU, and on a CPU
     one a core, of one thread, while each has rows and tokens enough."""
@@ -47,12 +60,28 @@ class TrainConfig(LaunchRecipe):
     config_file: str | None = None
     """A configuration file of accelerate, or a recipe: cpu, gpu, multi_gpu, multi_node."""
 
+    def __post_init__(self) -> None:
+        """Check ranges, and that seeds and folds are not both set."""
+        super().__post_init__()
+        if self.seeds is not None and self.folds is not None:
+            raise ConfigError("seeds, folds: one command varies one of the two; give --seeds or --folds, not both")
+        require(self.folds is None or self.fold is None, "fold", self.fold, "null beside folds, which holds out each")
+        is_one = self.seeds is None and self.folds is None
+        require(self.members is None or not is_one, "members", self.members, "null without seeds or folds")
+        seeds = self.seeds or []
+        require(len({*seeds}) == len(seeds), "seeds", seeds, "different numbers")
+
+    @property
+    def recipe(self) -> RunConfig:
+        """The configuration of one training."""
+        return RunConfig(**{option.name: getattr(self, option.name) for option in fields(RunConfig)})
+
 
 NUM_RESTARTS = 3
 """Default of ``--max_restarts`` for several machines: one of them is lost sooner or later."""
-ACCELERATE_KEYS = [field.name for field in fields(TrainConfig)][len(fields(LaunchRecipe)) :]
 MACHINE_KEYS = ("num_processes", "num_machines", "machine_rank", "main_process_ip", "main_process_port")
 """Keys of which a configuration file of accelerate may have the values."""
+ACCELERATE_KEYS = (*MACHINE_KEYS, "max_restarts", "config_file")
 
 
 def complete_options(launch_config: TrainConfig) -> TrainConfig:

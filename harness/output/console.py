@@ -26,7 +26,7 @@ from padless.core.atomic import append_line
 from padless.core.split_names import TEST, VALIDATION
 from padless.core.terminal import Live, Screen, count_noun, duration, progress_line, public, table
 
-SHOWN = ("accuracy", "f1_micro", "log_loss", "calibrated_log_loss", "perplexity")
+PRINTED_FIGURES = ("accuracy", "f1_micro", "log_loss", "calibrated_log_loss", "perplexity")
 """Figures of a validation that are printed, as far as it has them; the others are in the report."""
 MARK = "*"
 """Marks the figure by which the best epoch is chosen."""
@@ -149,7 +149,7 @@ class Console(Observer):
             "epoch": f"{values['epoch']}/{self.config.epochs}".rjust(2 * len(str(self.config.epochs)) + 1),
             "loss": f"{self.figures['loss']:7.4f}" if self.figures else "–".rjust(7),
         }
-        for key in SHOWN:
+        for key in PRINTED_FIGURES:
             if key in values:
                 title, cell, _ = show_figure(values, key, ())
                 if key == "accuracy":

@@ -52,13 +52,14 @@ from harness.rundir.events import Observer
 from harness.rundir.layout import REPORT, members, writable_path
 from harness.rundir.records import Ending
 from padless.core import atomic
-from padless.core.errors import DataError, UserError, require
+from padless.core.errors import DataError, UserError
 from padless.core.installed import VERSION
 from padless.core.processes import start_child
 from padless.core.schema import LocalPath, LocalPaths
 from padless.core.signals import STOP
 from padless.core.split_names import TEST, VALIDATION
 from padless.core.terminal import count_noun, duration, print_stderr, public, public_values
+from padless.core.untrusted import one_line
 from preprocessing.dataset.views import read_data
 
 FOLDER = Path(__file__).parent
@@ -96,10 +97,6 @@ class ReportConfig:
     open: bool = False
     """Show it in the browser."""
 
-    def __post_init__(self) -> None:
-        """Check the ending of the output."""
-        require(Path(self.output or REPORT).suffix in (".html", ".htm", ""), "output", self.output, "the ending .html")
-
 
 def main(config: ReportConfig) -> None:
     """Write the report of the given runs, print its path, and open it if that is asked for."""
@@ -136,8 +133,7 @@ def write_report_quietly(run: str | Path) -> None:
     try:
         write_report([run])
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        print_stderr(f"warning: no report written ({reason}); padless report {run} tries again")
+        print_stderr(f"warning: no report written ({one_line(error)}); padless report {run} tries again")
 
 
 def render_page(runs: Sequence[RunFacts], spread: dict[str, Any] | None) -> str:

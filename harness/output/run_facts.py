@@ -112,10 +112,9 @@ class RunFacts:
     @property
     def advice(self) -> str | None:
         """Whether a finished run should have had more epochs."""
-        epochs = self.config.get("epochs")  # a cut file lacks it
-        if self.state != "finished" or epochs is None:
+        if self.state != "finished":
             return None
-        return still_improving(self.validation, self.deciding_figure, epochs)
+        return still_improving(self.validation, self.deciding_figure, self.config["epochs"])
 
 
 def compare_linear(run: Path, data: str | Path) -> tuple[dict[str, dict[str, Any]], Comparison | None]:
@@ -194,8 +193,8 @@ def unique_names(runs: Sequence[RunFacts]) -> list[str]:
 def mistakes_of(
     mistakes: Sequence[dict[str, Any]], manifest: Manifest | None, data: str
 ) -> tuple[list[dict[str, Any]], str | None]:
-    """The ``mistakes`` of ``SPLIT.json`` on the dataset ``data``, each with its original ``text`` as HTML, None if it
-    is missing, and what the model has ``read`` of it; and the reason why originals are missing, if some are.
+    """The ``mistakes`` of ``SPLIT.json`` on the dataset ``data``, each with its original ``text`` as HTML, or what the
+    model has read of it; and the reason why originals are missing, if some are.
 
     Token positions are found as in ``padless explain``; text that the model did not see is not marked.
     """
@@ -208,10 +207,10 @@ def mistakes_of(
         except UserError as error:  # a package is not installed
             reason = str(error)
     for mistake in mistakes:
-        tokens, weights, text = mistake["tokens"], mistake["weights"], None
+        tokens, weights = mistake["tokens"], mistake["weights"]
+        segments = [segment for pair in zip(tokens, weights, strict=True) for segment in (pair, (" ", 0.0))]
         if encoder is not None and mistake["row"] in text_by_row:
             original = text_by_row[mistake["row"]]
-            text = as_html(split_text(original, spans_of(original, tokens, encoder.tokenizer), weights))
-        words = [segment for pair in zip(tokens, weights, strict=True) for segment in (pair, (" ", 0.0))]
-        described.append({**mistake, "read": as_html(words), "text": text})
+            segments = split_text(original, spans_of(original, tokens, encoder.tokenizer), weights)
+        described.append({**mistake, "text": as_html(segments)})
     return described, reason

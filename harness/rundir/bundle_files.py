@@ -27,7 +27,7 @@ from typing import Annotated, Any, TypedDict
 
 from msgspec import Meta
 
-from harness.config import CLASSIFIER, LANGUAGE_MODEL, ModelConfig, Task, is_auto
+from harness.config import CLASSIFIER, LANGUAGE_MODEL, ModelConfig, Task
 from harness.rundir.json_files import (
     FileName,
     read_sealed,
@@ -113,11 +113,6 @@ class BundleInfo:
     """Of ``model.onnx``; None without one."""
     thresholds: list[Share] = field(default_factory=list)
     """With several labels to a text: each class is predicted from its probability on; else none."""
-
-    def __post_init__(self) -> None:
-        """Check that the model has numbers."""
-        if is_auto(self.model.wide) or is_auto(self.model.wide_ngrams):
-            raise ConfigError("model.wide, wide_ngrams: auto, expected numbers")
 
     @property
     def has_label_sets(self) -> bool:

@@ -65,11 +65,8 @@ def put_on_all(wide: WidePart, learn: Callable[[], Learned], world: World) -> st
         if world.is_main:
             weights, summary = learn()
             wide.load_state_dict(weights)
-    for values in (wide.table, wide.weights, wide.bias, wide.owners):
-        if values is not None:
-            if not world.is_main:
-                values.zero_()
-            world.sum_on_device(values, "the linear part")
+    for values in wide.state_dict().values():
+        world.broadcast_on_device(values, "the linear part")
     return summary
 
 
@@ -184,8 +181,9 @@ def weigh_features(num_rows: np.ndarray, rows_by_class: np.ndarray, total_rows: 
     is_frequent = num_rows >= MIN_ROWS
     in_class = 1 + rows_by_class[is_frequent]
     in_others = 2 + num_rows[is_frequent, None] - in_class
+    log_ratios = np.log((in_class / in_class.sum(axis=0)) / (in_others / in_others.sum(axis=0)))
     ratios = np.zeros(len(num_rows))
-    ratios[is_frequent] = np.abs(np.log((in_class / in_class.sum(axis=0)) / (in_others / in_others.sum(axis=0)))).max(1)
+    ratios[is_frequent] = np.abs(log_ratios).max(axis=1)
     return (1 + np.log((1 + total_rows) / (1 + np.minimum(num_rows, total_rows)))) * (FLOOR + ratios) ** power
 
 

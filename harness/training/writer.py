@@ -4,17 +4,24 @@
 On every rank but 0, and in a dry run, ``RunWriter`` writes nothing. ``status.json`` is correct from the moment the
 directory is claimed to the end of the block, also after an exception. An error in writing is kept in ``failure``: one
 rank must not stop alone, so the run raises it on all ranks at their next synchronisation.
+
+``Checkpointer`` says when checkpoints are written and which are kept; the bytes are ``rundir.checkpoint``'s.
 """
 
 from __future__ import annotations
 
+import os
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-from harness.config import RunConfig
+import torch
+
+from harness.config import CheckpointConfig, RunConfig
 from harness.distributed.session import Session
 from harness.distributed.stopping import HEARTBEAT, Preempted
 from harness.rundir import checkpoint, layout
@@ -31,13 +38,17 @@ from harness.rundir.records import (
     write_environment,
     write_status,
 )
-from harness.training.checkpointer import Checkpointer
-from harness.training.throughput import TIMING
+from harness.training.throughput import TIMING, record_event
 from harness.training.trainer import Tensors
 from padless.core.errors import UserError
 from padless.core.signals import PREEMPTED
 from padless.core.terminal import print_stderr
 from preprocessing.dataset.views import home_of
+
+MAX_FIRST_S = 60.0
+"""Latest time of the first checkpoint, so that an early failure does not lose the startup work."""
+NICENESS = 19
+"""Niceness of the writing thread: training has priority, except while it waits for the thread."""
 
 
 def ending_of(error: BaseException | None, step: int) -> Ending:
@@ -49,6 +60,84 @@ def ending_of(error: BaseException | None, step: int) -> Ending:
     if isinstance(error, UserError):
         return Ending("failed", step, error.exit_code, str(error))
     return Ending("failed", step, 1, f"{type(error).__name__}: {' '.join(str(error).split())}")
+
+
+class Checkpointer:
+    """Writes checkpoints on rank 0, from copies of the state; one at a time."""
+
+    def __init__(self, run: Path, config: CheckpointConfig, device: torch.device, sync: Callable[[], None]) -> None:
+        """``sync`` flushes the metrics to disk; called before each checkpoint, which stores the size of their files."""
+        self.run, self.config, self.sync = run, config, sync
+        self.device = device
+        self.copies: Tensors = {}
+        """On the CPU, pinned for CUDA; reused by each save."""
+        self.thread: threading.Thread | None = None
+        self.failure: Exception | None = None
+        """The first error in writing; nothing is written after it."""
+        self.due_at = time.monotonic() + min(MAX_FIRST_S, config.every_s)
+
+    def is_due(self) -> bool:
+        """Whether ``every_s`` have passed since the last checkpoint, or ``MAX_FIRST_S`` since the start without one.
+
+        Call it on one rank only: clocks differ.
+        """
+        return time.monotonic() >= self.due_at
+
+    def save(self, tensors: Tensors, state: dict[str, Any], *, wait: bool) -> None:
+        """Copy the state and write it, in the background unless ``wait``. The checkpoint of the best validation so far
+        is kept.
+        """
+        self.wait()  # cannot hang: see there
+        if self.failure is not None:
+            return
+        self.copy(tensors)
+        copied = record_event(self.device)
+        self.due_at = time.monotonic() + self.config.every_s
+
+        def write() -> None:
+            try:
+                self.write(state, copied, wait=wait)
+            except Exception as error:  # an exception in a thread is not reported otherwise
+                self.failure = error
+
+        if wait:
+            write()
+        else:
+            self.thread = threading.Thread(target=write, name="padless-checkpoint", daemon=True)
+            self.thread.start()
+
+    def write(self, state: dict[str, Any], copied: torch.cuda.Event | None, *, wait: bool) -> None:
+        """Write the copied tensors and ``state``, after ``copied`` confirms that they are complete; then remove old
+        checkpoints. Raises ``StorageError``.
+        """
+        if not wait:  # on Linux, per thread
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        if copied is not None:
+            device = "the device to copy a checkpoint, and with it gradients"
+            with HEARTBEAT.watch_wait(device) if wait else nullcontext():
+                copied.synchronize()
+        with storage(checkpoint.checkpoint_path(self.run, state["step"])):
+            self.sync()
+            checkpoint.write(self.run, state["step"], self.copies, state)
+            old_steps = set(checkpoint.steps(self.run)[: -self.config.keep_last])
+            checkpoint.delete(self.run, old_steps - {state["selection"]["best_step"]})
+
+    def copy(self, tensors: Tensors) -> None:
+        """Copy the tensors, so that training can continue at once; on CUDA asynchronous, in stream order."""
+        for file, tensor_by_name in tensors.items():
+            copies = self.copies.setdefault(file, {})
+            for name, tensor in tensor_by_name.items():
+                if name not in copies:
+                    copies[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=self.device.type == "cuda")
+                copies[name].copy_(tensor, non_blocking=True)
+
+    def wait(self) -> None:
+        """Wait for the current write, if any."""
+        if self.thread is not None:
+            # cannot hang, except on a disk that does not respond: the process then blocks in the kernel, where it
+            # cannot enforce a limit; the other ranks time out with a message, the launcher after a stop signal
+            self.thread.join()
+            self.thread = None
 
 
 class RunWriter:

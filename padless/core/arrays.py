@@ -21,10 +21,8 @@ from padless.core.untrusted import open_regular
 
 def take(values: np.ndarray, offsets: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The segments ``rows``, one after the other, and their offsets (int64 ``[rows + 1]``)."""
-    sizes = np.diff(offsets)[rows]
-    bounds = np.concatenate([[0], np.cumsum(sizes)])
-    index = np.arange(bounds[-1]) + np.repeat(offsets[:-1][rows] - bounds[:-1], sizes)
-    return values[index], bounds
+    segments = pa.LargeListArray.from_arrays(offsets, values).take(pa.array(rows))
+    return segments.flatten().to_numpy(), segments.offsets.to_numpy()
 
 
 def pad_segments(values: np.ndarray, offsets: np.ndarray, width: int) -> np.ndarray:

@@ -79,7 +79,7 @@ class Command:
     config: str
     """``module:class`` of its options, a dataclass for ``parse``."""
     first: tuple[str, ...] = ()
-    """The most important keys, for the first screen of ``--help``; none: the command has few, and all are shown."""
+    """The most important keys, for the first screen of ``--help``; none: those outside of groups."""
     example: str = ""
     """A complete command for the same screen."""
 
@@ -116,7 +116,7 @@ def dispatch(commands: Sequence[Command], argv: Sequence[str], prog: str = PROG)
     except FileNotFoundError:
         raise ConfigError("the current folder was removed; change to another") from None
     command = command_by_name[word]
-    usage = " ".join(filter(None, (prog, word, command.words)))
+    usage = f"{prog} {word} {command.words}".rstrip()
     config_class = load_object(command.config)
     config = parse(config_class, arguments, prog=usage, first=command.first, example=command.example)
     return load_object(command.main)(config) or 0  # only now, since neither --help nor a refusal needs torch
@@ -247,7 +247,8 @@ def print_topic(topic: str, config_class: type, usage: str, first: Sequence[str]
     options, about = command_options(config_class), [f"Usage: {usage}", config_class.__doc__ or ""]
     keys = [key for key in options if topic == ALL_KEYS or topic in key]
     if not topic:
-        keys = [*first, CONFIG, PRINT_CONFIG] if first else keys
+        first = first or [key for key in options_of(config_class) if "." not in key]
+        keys = [*first, CONFIG, PRINT_CONFIG]
         about += [f"for example: {example}"] if example else []
         about.append(f"--help {ALL_KEYS}: all {len(options)} keys; --help WORD: those with this word, such as optim")
     elif not keys:

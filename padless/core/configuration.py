@@ -49,7 +49,6 @@ TYPE_NAMES = {
     str: "a text",
     bool: "true or false",
     list: "a list",
-    tuple: "two values",
     dict: "a mapping as in {a: 1, b: 2}",
     NoneType: NULL,
 }
@@ -78,7 +77,7 @@ class Option:
             return None
         try:
             structure = self.read_structure(value) if isinstance(value, str) else value
-            if isinstance(structure, dict) and any(map(has_lists, alternatives(self.kind))):
+            if isinstance(structure, dict) and any(map(maps_to_lists, alternatives(self.kind))):
                 structure |= {name: [entry] for name, entry in structure.items() if not isinstance(entry, list)}
             return msgspec.convert(structure, self.kind, strict=False)
         except ValueError:
@@ -90,9 +89,9 @@ class Option:
         """
         if self.kind == Texts:
             return [text]
-        if text[:1] in ("[", "{") and self.kinds & {list, tuple, dict}:
+        if text[:1] in ("[", "{") and self.kinds & {list, dict}:
             return parse_yaml(text)
-        if str not in self.kinds and self.kinds & {list, tuple}:
+        if list in self.kinds and str not in self.kinds:
             return [part.strip() for part in text.split(",") if part.strip()]
         if text.startswith("~/"):  # no shell replaces it in --output=~/x
             return os.path.expanduser(text)
@@ -117,12 +116,12 @@ def options_of(config_class: Any, prefix: str = "") -> dict[str, Option]:
     hints, texts = get_type_hints(config_class, include_extras=True), docs_of(config_class)
     groups, option_by_key = groups_of(config_class), dict[str, Option]()
     for field in fields(config_class):
-        key = prefix + field.name
-        if field.name in groups:
-            option_by_key |= options_of(groups[field.name], f"{key}.")
+        name, key = field.name, prefix + field.name
+        if name in groups:
+            option_by_key |= options_of(groups[name], f"{key}.")
         else:
             default = field.default if field.default_factory is MISSING else field.default_factory()
-            option_by_key[key] = Option(key, hints[field.name], default, texts.get(field.name, ""))
+            option_by_key[key] = Option(key, hints[name], default, texts.get(name, ""))
     return option_by_key
 
 
@@ -164,7 +163,7 @@ def alternatives(kind: Any) -> tuple[Any, ...]:
     return (kind,)
 
 
-def has_lists(kind: Any) -> bool:
+def maps_to_lists(kind: Any) -> bool:
     """Whether a type is that of a mapping to lists."""
     return get_origin(kind) is dict and get_origin(get_args(kind)[1]) is list
 
@@ -184,11 +183,9 @@ def describe_kind(kind: Any) -> str:
 
 def describe_range(meta: Meta) -> str:
     """A range, as in ``of at least 1 and below 9``; a description, if there is one."""
-    limit_by_words = {"above": meta.gt, "of at least": meta.ge, "below": meta.lt, "of at most": meta.le}
-    limits = [
-        f"{words} {limit:,}" for words, limit in limit_by_words.items() if limit is not None and limit < MAX_COUNT
-    ]
-    return meta.description or " and ".join(limits)
+    limits = (("above", meta.gt), ("of at least", meta.ge), ("below", meta.lt), ("of at most", meta.le))
+    words = [f"{word} {limit:,}" for word, limit in limits if limit is not None and limit < MAX_COUNT]
+    return meta.description or " and ".join(words)
 
 
 def suggest_key(name: str, keys: Collection[str], dashes: str = "--") -> str:
@@ -286,11 +283,6 @@ def recipe_names(kind: str) -> list[str]:
     return sorted(path.stem for path in (SHIPPED / kind).glob(f"*{ENDING}"))
 
 
-def recipe_file(kind: str, name: str) -> Path:
-    """The file of a recipe, which need not exist."""
-    return SHIPPED / kind / f"{name}{ENDING}"
-
-
 def find_config(value: str, kind: str, option: str = "--config") -> str:
     """The file that ``option`` names: ``value`` itself, ``value.yaml`` here, or the recipe ``[KIND/]value``.
 
@@ -298,11 +290,11 @@ def find_config(value: str, kind: str, option: str = "--config") -> str:
     recipe, listing those there are.
     """
     stem = value.removesuffix(ENDING)
-    for path in (value, stem + ENDING, recipe_file(kind, stem), recipe_file("", stem)):
+    file = stem + ENDING
+    for path in (value, file, str(SHIPPED / kind / file), str(SHIPPED / file)):
         if os.path.isfile(path):
-            return str(path)
+            return path
     if kind and stem == value == os.path.basename(value):
-        raise ConfigError(
-            f"{option} {value}: no such file, nor a recipe of padless; there are {', '.join(recipe_names(kind))}"
-        )
+        names = ", ".join(recipe_names(kind))
+        raise ConfigError(f"{option} {value}: no such file, nor a recipe of padless; there are {names}")
     return value

@@ -41,7 +41,7 @@ from padless.core.errors import ConfigError, DataError, UserError, require
 from padless.core.processes import available_cores, lock_file, signal_on_parents_death
 from padless.core.schema import Name, Processes, ShareText, Wait
 from padless.core.signals import SIGNALS
-from padless.core.terminal import GAP, LINE_EVERY_S, Live, Screen, count_noun, duration, progress_line
+from padless.core.terminal import LINE_EVERY_S, Live, Screen, count_noun, duration, progress_line
 from padless.core.untrusted import MOST_JSON, one_line, read_bytes
 
 Input = TypeVar("Input")
@@ -374,7 +374,8 @@ def run_tasks(
             if result is not None:
                 done_tasks.append((task, result))
                 num_rows -= task.size
-                progress.skip(task.size)
+                progress.skipped += 1
+                progress.total -= task.size
             elif number % workers.share.count == workers.share.index:
                 yield task
             else:
@@ -454,19 +455,15 @@ class Progress(Live):
 
     def describe(self) -> list[str]:
         """The live line: the share that is done, rows per second, time left."""
-        elapsed_s, num_rows = time.monotonic() - self.start_s, max(self.finished, ROWS.num_rows - self.earlier_rows)
-        texts = [self.step, duration(elapsed_s)]
-        if num_rows:
-            texts.append(f"{num_rows / max(elapsed_s, 1e-9):,.0f} rows/s")
-        if not num_rows or self.total <= 0:
-            return [GAP.join(texts)]
+        elapsed_s = max(time.monotonic() - self.start_s, 1e-9)
+        num_rows = max(self.finished, ROWS.num_rows - self.earlier_rows)
+        if not num_rows:
+            return [progress_line(0.0, self.step, duration(elapsed_s))]
+        rate = f"{num_rows / elapsed_s:,.0f} rows/s"
+        if self.total <= 0:
+            return [progress_line(0.0, self.step, duration(elapsed_s), rate)]
         time_left = duration(max(self.total - num_rows, 0) * elapsed_s / num_rows)
-        return [progress_line(min(1.0, num_rows / self.total), self.step, texts[-1], f"{time_left} left")]
-
-    def skip(self, num_rows: int) -> None:
-        """Leave out a part of so many rows, which was done before."""
-        self.total -= num_rows
-        self.skipped += 1
+        return [progress_line(min(1.0, num_rows / self.total), self.step, rate, f"{time_left} left")]
 
     def conclude(self) -> None:
         """Print how long the pass took, unless that was no time."""

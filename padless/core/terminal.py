@@ -185,9 +185,9 @@ def table(rows: Sequence[Mapping[str, str]], left: Collection[str] = ()) -> list
         grid.add_column(plain_line(title), justify="left" if title in left else "right", no_wrap=True)
     for row in rows:
         grid.add_row(*(plain_line(row.get(title, "")) for title in titles))
-    console = Console(width=1 << 16, color_system=None)
+    console = Console(width=1 << 16, color_system=None, markup=False, emoji=False)
     with console.capture() as capture:
-        console.print(grid, markup=False)
+        console.print(grid)
     text = capture.get()  # cannot hang: rich's text
     return [line.rstrip() for line in text.splitlines()]
 

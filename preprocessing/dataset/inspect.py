@@ -274,10 +274,10 @@ def verify_dataset(root: str | Path) -> list[str]:
     manifest = read_manifest(root)
     problems = problems_of(check_vocabulary, root, manifest)
     sha256 = json.loads(Path(root, MANIFEST).read_bytes()).get("vocabulary_sha256")
-    problems += problems_of(check_file, Path(root, VOCABULARY), sha256)
+    problems += problems_of(check_bytes, Path(root, VOCABULARY), sha256)
     if not Path(root, remote.ADDRESS).exists():
         for info in manifest.shards(root):
-            problems += problems_of(check_file, Path(root, info.path), info.sha256)
+            problems += problems_of(check_bytes, Path(root, info.path), info.sha256)
     for name in manifest.names if not problems else ():
         problems += problems_of(lambda name: deque(remote.split_of(root, manifest, name).blocks, 0), name)
     return problems
@@ -292,7 +292,7 @@ def problems_of(check: Callable[..., object], *arguments: Any) -> list[str]:
     return []
 
 
-def check_file(path: Path, sha256: str) -> None:
+def check_bytes(path: Path, sha256: str) -> None:
     """Raise ``DataError`` if a file is missing, or its bytes are others."""
     try:
         with open_regular(path) as file:

@@ -211,8 +211,6 @@ class Assigner:
                 f"{column!r} has {num_classes:,} different labels in {num_labelled:,} rows, and a classifier needs "
                 "labels that repeat; name another source.label_column, or turn numbers into a few classes first"
             )
-        elif self.count(f"repeated_texts where num_rows = {num_labelled}"):
-            problem = f"all {num_labelled} texts are equal; check source.text_column"
         if problem:
             raise DataError(f"{self.source_name}: {problem}")
 

@@ -4,7 +4,7 @@
 1. convert: each source becomes Parquet parts                  ``preprocessing.pipeline.tokenize``
 2. tokenize: each part becomes codes of tokens, and facts      ``preprocessing.pipeline.tokenize``
 3. assign: each row gets a split, or is left out               ``preprocessing.pipeline.assign``
-4. count: the vocabulary of what is learned from               ``preprocessing.pipeline.count``
+4. count: the vocabulary of what is learned from               ``preprocessing.pipeline.write``
 5. write: ids are looked up and written to shards              ``preprocessing.pipeline.write``
 6. the manifest, last
 
@@ -43,10 +43,9 @@ from preprocessing.dataset.shards import (
 )
 from preprocessing.pipeline import work_folder
 from preprocessing.pipeline.assign import AssignedParts, Assignment, check_splits
-from preprocessing.pipeline.count import BASE, count_all, freeze_vocabulary, read_base
 from preprocessing.pipeline.parts import Classes, Source, hash_of
 from preprocessing.pipeline.tokenize import TokenizedPart, tokenize_all
-from preprocessing.pipeline.write import WrittenShards, write_all
+from preprocessing.pipeline.write import BASE, WrittenShards, count_all, freeze_vocabulary, read_base, write_all
 from preprocessing.sources.columns import apply_columns, resolve_source
 from preprocessing.sources.sources import File, fingerprint_of, list_files
 from preprocessing.text import resources

@@ -243,18 +243,19 @@ def identity(address: str, hint: str = "check source.path") -> dict[str, Any]:
 
 
 @contextmanager
-def open_file(address: str) -> Iterator[pa.NativeFile]:
-    """Open for random access. Raises as ``naming``."""
-    with naming(address):
-        file = open_copy(address, pa.OSFile) if is_remote(address) else pa.OSFile(local_path(address))
-    with file:
+def open_file(address: str, name: str | None = None) -> Iterator[pa.NativeFile]:
+    """Open for random access. Raises as ``naming``, also where the file is read."""
+    with (
+        naming(address, name),
+        open_copy(address, pa.OSFile) if is_remote(address) else pa.OSFile(local_path(address)) as file,
+    ):
         yield file
 
 
 def read_address(address: str, max_bytes: int) -> bytes:
     """All of a small file, of which ``max_bytes`` are read. Raises as ``naming``."""
-    with open_file(address) as file, naming(address):
-        return bytes(file.read(max_bytes))
+    with open_file(address) as file:
+        return bytes(file.read(min(max_bytes, file.size())))
 
 
 def open_copy(address: str, open_path: Callable[[str], T], sha256: str | None = None) -> T:
@@ -316,11 +317,12 @@ def cache_folder() -> Path:
 
 def limit_bytes() -> float:
     """Most bytes of copies in the cache. Raises ``ConfigError`` for another value than a number."""
-    gigabytes = os.environ.get(LIMIT_VARIABLE) or math.inf
-    with suppress(ValueError):
-        if (limit := float(gigabytes) * 1e9) >= 0:
-            return limit
-    raise ConfigError(f"{LIMIT_VARIABLE}: {gigabytes!r} is no number of gigabytes, such as 200 or 0.5")
+    gigabytes = os.environ.get(LIMIT_VARIABLE) or "inf"
+    try:
+        return float(gigabytes) * 1e9
+    except ValueError:
+        problem = f"{gigabytes!r} is no number of gigabytes, such as 200 or 0.5"
+        raise ConfigError(f"{LIMIT_VARIABLE}: {problem}") from None
 
 
 def iter_bytes(address: str) -> Iterator[bytes]:
@@ -329,7 +331,7 @@ def iter_bytes(address: str) -> Iterator[bytes]:
     """
     codec = CODEC_BY_SUFFIX.get(Path(without_query(address).lower()).suffix)
     num_bytes = 0
-    with open_file(address) as file, naming(address):
+    with open_file(address) as file:
         source = file if codec is None else pa.CompressedInputStream(file, codec)
         while chunk := source.read(READ_BYTES):
             num_bytes += len(chunk)
@@ -340,7 +342,7 @@ def iter_bytes(address: str) -> Iterator[bytes]:
 
 def sha256(address: str) -> str:
     """The sha256 of a file's bytes, as hex."""
-    with open_file(address) as file, naming(address):
+    with open_file(address) as file:
         return sha256_of(file)
 
 

@@ -139,10 +139,7 @@ def find_columns(
         return [role]
     name, source, splits = reader.file.name, reader.file.source, reader.file.splits
     if not any(sample.values()):
-        problem = "the corpus is empty: no row to learn from"
-        if reader.columns and reader.file.format == "jsonl":
-            problem = f"{join_names(reader.columns)} hold no texts; write a text and a label into each object"
-        raise DataError(f"{name}: {problem}")
+        raise DataError(f"{name}: its columns ({join_names(reader.columns)}) hold no texts; name another file")
     used = {*other_columns, splits.column, splits.group_column, splits.time_column, *source.where}
     candidates = find_candidates({column: cells for column, cells in sample.items() if column not in used}, role)
     if len(candidates) > 1:

@@ -117,7 +117,7 @@ def convert_parts(
     the order of ``columns``. Raises ``DataError`` for a source or row that cannot be used, ``OSError`` if writing
     fails.
     """
-    reader = open_reader(file)
+    identity, reader = identity_of(file), open_reader(file)
     if file.is_unlabelled and file.splits.group_column not in reader.columns:
         file = replace(file, splits=replace(file.splits, group_column=None))
         reader.file = replace(reader.file, splits=file.splits)
@@ -131,7 +131,9 @@ def convert_parts(
     labels = file.source.label_map
     if labels and not file.source.has_label_sets:
         converted.classes = labels.names
-    converted.bytes, converted.fingerprint = identity_of(file)["bytes"], fingerprint_of(file)
+    converted.bytes, converted.fingerprint = identity["bytes"], fingerprint_of(file)
+    if identity_of(file) != identity:
+        raise DataError(f"{file.name}: it changed while it was read; start again when it is whole")
     return converted
 
 
@@ -264,8 +266,8 @@ def name_label(value: Any, source: SourceConfig) -> str | None:
     if not text or labels is None:
         return NEUTRAL_NAME if text in map(normalize_label, source.neutral) else name_label_value(value) or None
     if text not in labels.name_by_value:
-        known = join_names([*labels.name_by_value])
-        problem = f"label {quote_value(name_label_value(value))} is not known; known are {known}"
+        problem = f"label {quote_value(name_label_value(value))} is not known"
+        problem += f"; known are {join_names([*labels.name_by_value])}"
         key = "source.labels or source.labels_separator" if source.has_label_sets else "source.labels"
         raise ValueError(f"{problem}; correct the row, or set {key}")
     return labels.name_by_value[text]

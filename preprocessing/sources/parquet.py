@@ -41,8 +41,7 @@ class ParquetReader(Reader):
         columns = None if keep_columns else [*self.file.key_by_column]
         fitting_rows = BATCH_BYTES * self.footer.num_rows // max(num_bytes(self.footer), 1)
         with (
-            addresses.naming(address, self.file.name),
-            addresses.open_file(address) as opened,
+            addresses.open_file(address, self.file.name) as opened,
             pa.parquet.ParquetFile(opened, buffer_size=1 << 20) as content,
         ):
             for batch in content.iter_batches(

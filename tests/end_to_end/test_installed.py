@@ -7,7 +7,6 @@ Its dependencies come from the environment that runs the tests, so that nothing 
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +20,6 @@ from tests.helpers.datasets import sentences
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow]
 
-SOURCES = ("pyproject.toml", "README.md", "LICENSE", "padless", "harness", "preprocessing", "configs", "docs", "launch")
 SMALL = ("--model.embedding_dim", "16", "--model.hidden_size", "16", "--epochs", "1", "--precision", "fp32")
 THREE_LINES = """
 import json, sys
@@ -34,15 +32,12 @@ print(json.dumps([padless.__file__, padless.__version__, frame["probability_1"].
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy, so that nothing is left in the checkout."""
+    """Built by hatchling, which leaves nothing in the checkout."""
     pytest.importorskip("hatchling", reason="to build without downloading it")
-    source = tmp_path_factory.mktemp("source")
-    for name in SOURCES:
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile
-        copy(ROOT / name, source / name)
-    wheel = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", "dist", "."]
-    succeed(run_command(wheel, 300, cwd=source))
-    (built,) = (source / "dist").iterdir()
+    folder = tmp_path_factory.mktemp("dist")
+    words = ["-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(folder), str(ROOT)]
+    succeed(run_command([sys.executable, *words], 300))
+    (built,) = folder.iterdir()
     return built
 
 

@@ -14,23 +14,14 @@ import pytest
 
 import padless
 from tests.helpers.commands import ROOT, run_command
-from tests.helpers.report_runs import TEXTS, export, make_run
+from tests.helpers.report_runs import TEXTS
 
 pytestmark = pytest.mark.processes
-PACKAGES = (
-    "numpy",
-    "pandas",
-    "pyarrow",
-    "msgspec",
-    "onnxruntime",
-    "dateutil",
-    "six",
-    "pytz",
-    "tzdata",
-    "flatbuffers",
-    "google",
-)
-PACKAGES += ("pyyaml", "yaml", "_yaml", "packaging", "padless", "harness", "preprocessing")
+NAMES = """
+numpy pandas pyarrow msgspec onnxruntime dateutil six pytz tzdata flatbuffers google
+pyyaml yaml _yaml packaging padless harness preprocessing
+"""
+PACKAGES = set(NAMES.split())
 """Those, what they need, and padless."""
 ONLY = f"""
 import os
@@ -61,52 +52,37 @@ sys.exit(script())
 """
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("serving")
-    run_folder = make_run(root, pooling="max+mean", wide=256)
-    assert export(run_folder, "--output", root / "out", "--onnx", "--quiet") == 0
-    assert export(run_folder, "--output", root / "plain", "--quiet") == 0
-    return run_folder
-
-
 def serve(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """A process of such an image."""
     return run_command([sys.executable, "-c", ONLY + code, *map(str, arguments)])
 
 
-def test_the_library_predicts_with_the_packages_that_the_page_names(run: Path) -> None:
+def test_the_library_predicts_with_the_packages_that_the_page_names(exported_run: Path) -> None:
     page = (ROOT / "docs/predicting.md").read_text()
     (line,) = re.findall(r"^pip install (onnxruntime .*)$", page, re.MULTILINE)
-    assert set(line.split()) <= set(PACKAGES)
-    result = serve(LIBRARY, run.parent / "out", json.dumps(TEXTS))
+    assert set(line.split()) <= PACKAGES
+    result = serve(LIBRARY, exported_run.parent / "out", json.dumps(TEXTS))
     assert (result.returncode, result.stderr) == (0, "")
     chances, predicted = json.loads(result.stdout)
-    model = padless.load(run)
+    model = padless.load(exported_run)
     np.testing.assert_allclose(np.array(chances), model.predict_proba(TEXTS), atol=1e-6)
     assert predicted == model.predict(TEXTS).tolist()
 
 
-def test_the_command_predicts_a_file(run: Path, tmp_path: Path) -> None:
+def test_the_command_predicts_a_file(exported_run: Path, tmp_path: Path) -> None:
     (tmp_path / "in.csv").write_text("id,text\n1,a fine film\n2,awful w1\n")
     out = tmp_path / "out.csv"
-    result = serve(COMMAND, "predict", "--run", run.parent / "out", "--input", tmp_path / "in.csv", "--output", out)
+    result = serve(
+        COMMAND, "predict", "--run", exported_run.parent / "out", "--input", tmp_path / "in.csv", "--output", out
+    )
     assert (result.returncode, result.stderr) == (0, "")
     lines = out.read_text().splitlines()
     assert lines[0] == "id,text,predicted,probability_negative,probability_positive"
-    expected = padless.load(run.parent / "out", "onnx").predict_proba(["a fine film", "awful w1"])
+    expected = padless.load(exported_run.parent / "out", "onnx").predict_proba(["a fine film", "awful w1"])
     np.testing.assert_allclose([float(line.split(",")[-1]) for line in lines[1:]], expected[:, 1], atol=1e-6)
 
 
-@pytest.mark.parametrize("words", [("train", "data"), ("report", "RUN")])
-def test_other_commands_name_the_package_that_they_need(run: Path, words: tuple[str, ...]) -> None:
-    result = serve(COMMAND, *(run if word == "RUN" else word for word in words))
+def test_other_commands_name_the_package_that_they_need(exported_run: Path) -> None:
+    result = serve(COMMAND, "report", exported_run)
     assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1)
     assert "is not installed here" in result.stderr
-
-
-def test_what_cannot_be_done_there_gets_a_sentence(run: Path) -> None:
-    result = serve(COMMAND, "predict", "--run", run.parent / "plain", "a")
-    assert (result.returncode, result.stderr.count("\n")) == (3, 1)
-    path = run.parent / "plain" / "model.onnx"
-    assert f"{path}: missing: bundle.json names none; `padless export RUN" in result.stderr

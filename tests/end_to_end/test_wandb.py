@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 from pathlib import Path
 from unittest.mock import patch
 
@@ -14,7 +13,7 @@ import pytest
 
 from tests.helpers.commands import read_metrics, run_module, sentence, start_python, succeed, values_in_log, wait_until
 from tests.helpers.datasets import write_dataset
-from tests.helpers.runs import kill, launch, steps_done, wait_for_step
+from tests.helpers.runs import kill, launch, wait_for_step
 from tests.helpers.wandb_server import KEY, Store, StoredRun, wandb_server
 
 pytest.importorskip("wandb", reason="needs the extra wandb")
@@ -46,23 +45,20 @@ def check_history(stored_run: StoredRun, last: int) -> None:
 
 
 @pytest.mark.timeout(900, func_only=True)
-def test_a_real_run_over_a_kill_and_a_preemption_is_one_curve(tmp_path: Path) -> None:
+def test_a_real_run_over_a_kill_is_one_curve(tmp_path: Path) -> None:
     data, run = tmp_path / "data", tmp_path / "job" / "run"
     write_dataset(data, {"train": 3000, "validation": 60, "test": 60})
     tracked = ("--tracking.tracker", "wandb", "--tracking.project", "p", "--epochs", "20")
     with patch.dict(os.environ, {"HOME": str(run.parent), "WANDB_MODE": "offline"}):
-        for number, stop in enumerate((kill, lambda process: process.send_signal(signal.SIGUSR2)), 1):
-            process = launch(data, run, *tracked)
-            wait_until(lambda n=number: len(list((run / "wandb").glob("*/*.wandb"))) >= n)
-            wait_for_step(process, run, steps_done(run) + 60)
-            assert process.poll() is None
-            stop(process)
-        assert process.wait(2 * LIMIT_S) == 85
+        process = launch(data, run, *tracked)
+        wait_until(lambda: any((run / "wandb").glob("*/*.wandb")))
+        wait_for_step(process, run, 60)
+        kill(process)
         assert launch(data, run, *tracked).wait(2 * LIMIT_S) == 0
     log = (tmp_path / "job" / "log").read_text()
     assert "warning" not in log, log
     folders = sorted((run / "wandb").glob("offline-run-*"))
-    assert len(folders) == 3
+    assert len(folders) == 2
     assert len({folder.name.rpartition("-")[2] for folder in folders}) == 1
     with wandb_server() as store:
         assert sync(run, store)[1] == len((run / "metrics.jsonl").read_text().splitlines())

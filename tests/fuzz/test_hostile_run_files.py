@@ -11,8 +11,7 @@ import hashlib
 import json
 import pickle
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,7 +28,7 @@ from tests.fuzz.conftest import Fuzz
 from tests.fuzz.damage import REPLACEMENTS, Damage, byte_damages, json_damages, places, plant, replace, reseal_json
 from tests.fuzz.outcome import outcome
 from tests.helpers.bundles import reseal
-from tests.helpers.report_runs import TEXTS, export, make_run
+from tests.helpers.report_runs import TEXTS
 
 pytestmark = [pytest.mark.thorough, pytest.mark.processes]  # the environment of a run names git's revision
 NAMES = ("bundle index", "bundle weights", "bundle vocabulary", "export network")
@@ -49,29 +48,25 @@ class Artefact:
     path: Path
     use: Callable[[], Any]
     """Reads it as commands do, and predicts with it."""
-    seal: Callable[[dict[str, Any]], dict[str, str]] | None = None
-    """The hashes that it keeps of itself, by their key."""
-    index: Path | None = None
-    """The sealed index with the sha256 of it."""
 
     def put(self, data: bytes) -> None:
         """Write other bytes in its place, with hashes that agree."""
         self.path.write_bytes(data)
-        if self.index:
-            reseal(self.index, weights_sha256=hashlib.sha256(data).hexdigest())
+        if self.path.suffix == ".safetensors":
+            reseal(self.path.with_name(INDEX), weights_sha256=hashlib.sha256(data).hexdigest())
 
-    @contextmanager
-    def undone(self) -> Iterator[None]:
-        """All is as it was behind the block."""
-        bytes_by_path = {path: path.read_bytes() for path in (self.path, self.index) if path}
+    def check(self, change: Callable[[], object], expected: Any = None) -> str:
+        """The outcome of its use after a change, which is undone; without ``expected`` any result is one."""
+        content_by_path = {path: path.read_bytes() for path in self.path.parent.iterdir()}
         try:
-            yield
+            change()
+            return outcome(self.use, lambda result: expected in (None, result), self.path.parent)
         finally:
-            for path, data in bytes_by_path.items():
-                if path.is_dir() and not path.is_symlink():
-                    shutil.rmtree(path)
-                path.unlink(missing_ok=True)
-                path.write_bytes(data)
+            if self.path.is_dir() and not self.path.is_symlink():
+                self.path.rmdir()
+            self.path.unlink(missing_ok=True)
+            for path, content in content_by_path.items():
+                path.write_bytes(content)
 
 
 def own_seal(content: dict[str, Any]) -> dict[str, str]:
@@ -79,16 +74,15 @@ def own_seal(content: dict[str, Any]) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def artefacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artefact]:
-    root = tmp_path_factory.mktemp("handed on")
-    run = make_run(root, wide=64)
-    assert export(run, "--output", root / "export", "--onnx", "--quiet") == 0
+def artefacts(exported_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artefact]:
+    root = Path(shutil.copytree(exported_run.parent, tmp_path_factory.mktemp("handed on") / "copy"))
+    run = root / "run"
     bundle, use = bundle_directory(run), partial(predict, run, "torch")
     return {
-        "bundle index": Artefact(bundle / INDEX, use, seal=own_seal),
-        "bundle weights": Artefact(bundle / read_info(bundle).weights, use, index=bundle / INDEX),
+        "bundle index": Artefact(bundle / INDEX, use),
+        "bundle weights": Artefact(bundle / read_info(bundle).weights, use),
         "bundle vocabulary": Artefact(bundle / VOCABULARY, use),
-        "export network": Artefact(root / "export" / ONNX, partial(predict, root / "export", "onnx")),
+        "export network": Artefact(root / "out" / ONNX, partial(predict, root / "out", "onnx")),
     }
 
 
@@ -96,17 +90,11 @@ def artefacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artefact]:
 def test_a_damaged_file_is_refused_or_changes_nothing(fuzz: Fuzz, artefacts: dict[str, Artefact], name: str) -> None:
     artefact = artefacts[name]
     expected = artefact.use()
-
-    def check(put: Callable[[], object]) -> str:
-        with artefact.undone():
-            put()
-            return outcome(artefact.use, lambda result: result == expected, artefact.path.parent)
-
     for replacement in REPLACEMENTS:
-        assert check(partial(replace, artefact.path, replacement)) == "refused"
+        assert artefact.check(partial(replace, artefact.path, replacement), expected) == "refused"
 
     def check_bytes(damage: Damage) -> str:
-        return check(partial(artefact.path.write_bytes, damage.data))
+        return artefact.check(partial(artefact.path.write_bytes, damage.data), expected)
 
     fuzz(byte_damages(artefact.path.read_bytes()), check_bytes, SHARE)
     assert artefact.use() == expected
@@ -130,16 +118,13 @@ def test_a_hostile_file_executes_nothing(fuzz: Fuzz, artefacts: dict[str, Artefa
     cases = byte_damages(data)
     content = json.loads(data) if artefact.path.suffix == ".json" else {}
     if content:
-        cases = st.one_of(json_damages(content, artefact.seal), cases)
+        cases = st.one_of(json_damages(content, own_seal), cases)
 
     def check(damage: Damage) -> str:
-        with artefact.undone():
-            artefact.put(damage.data)
-            return outcome(artefact.use, lambda result: True, artefact.path.parent)
+        return artefact.check(partial(artefact.put, damage.data))
 
     for json_path in list(places(content))[1:]:
-        empty = plant(content, json_path, '""')
-        check(Damage(f"{json_path} is empty", empty if artefact.seal is None else reseal_json(empty, artefact.seal)))
+        check(Damage(f"{json_path} is empty", reseal_json(plant(content, json_path, '""'), own_seal)))
     assert check(Damage("a pickle", pickle.dumps(Bomb(tmp_path / "executed")))) == "refused"
     assert not (tmp_path / "executed").exists()
     fuzz(cases, check, 2 * SHARE)

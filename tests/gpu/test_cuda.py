@@ -24,8 +24,8 @@ from harness.model.dropout import EMBEDDING, HEAD, DropoutRates, draw_masks
 from harness.model.language import LanguageModel, LanguageObjective
 from harness.model.linear_part import WidePart
 from harness.rundir import checkpoint
-from harness.training.checkpointer import Checkpointer
 from harness.training.linear_fit import fit_wide
+from harness.training.writer import Checkpointer
 from preprocessing.dataset.shards import read_manifest
 from tests.gpu.device import DEVICE, ON_CUDA, REVIEWS, TORCH_DEVICE, cuda_alone, skip_without
 from tests.helpers.batches import CPU, loader_of
@@ -151,7 +151,7 @@ def test_a_training_goes_on_from_its_state(reviews: Path, tmp_path: Path) -> Non
         assert resumed.step == STEPS
         actual = floats(train(resumed, resumed.loader.steps(0, STEPS), STEPS))
         assert actual == pytest.approx(expected, rel=1e-5)
-        assert resumed.meter.counts.hash == uninterrupted.meter.counts.hash
+        assert resumed.meter.counts["hash"] == uninterrupted.meter.counts["hash"]
         (resumed_tensors, _), (expected_tensors, _) = resumed.state(), uninterrupted.state()
         for file, tensors_by_name in expected_tensors.items():
             for name, tensor in tensors_by_name.items():

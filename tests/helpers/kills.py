@@ -38,7 +38,7 @@ from harness.rundir.layout import BUNDLE, CONFIG
 from harness.rundir.metrics_log import MetricsLog
 from harness.rundir.records import read_run_config, read_status
 from harness.training import assembly
-from harness.training.checkpointer import Checkpointer
+from harness.training.writer import Checkpointer
 from padless.commands import main as preprocessing
 from padless.core import atomic, cli
 from preprocessing.dataset.inspect import verify_dataset

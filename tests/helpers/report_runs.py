@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.config import ModelConfig, OptimConfig, RunConfig
+from harness.config import ModelConfig, RunConfig
 from harness.metrics.calibration import Decision
 from harness.metrics.figures import Scores, figures, scalar_figures
 from harness.metrics.metrics import classification_metrics, mistakes_to_show
@@ -45,10 +45,8 @@ def write_corpus(path: Path, names: list[str], rows: int) -> Path:
     labels = np.concatenate([ten_of_each, random.choice(len(names), rows, p=shares / shares.sum())])
     texts = []
     for row, label in enumerate(labels.tolist()):
-        subject, _, trouble = names[label].partition(": ")
-        about = f'I\'m worried: my {subject} is {trouble}, order No. {row}.<br />Thanks, "Sam"'
         filler = " ".join(f"word{int(word)}" for word in random.zipf(1.5, int(random.integers(3, 60))) % 300)
-        texts.append((f"{about} {filler}", names[label]))
+        texts.append((f'I\'m worried: {names[label]}, No. {row}.<br />Thanks, "Sam" {filler}', names[label]))
     return write_csv(path, texts)
 
 
@@ -61,14 +59,18 @@ def write_data(folder: Path, number: int, rows: int, *, test: bool = True, corpu
 
 
 def write_run(run: Path, data: Path, *, skill: float = 3.0, seed: int = 0, **config: Any) -> Path:
-    """A finished run on ``data``; the higher ``skill``, the better its weights. Measured on test, else validation."""
+    """A finished run on ``data``; the higher ``skill``, the better its weights. Measured on test, else validation.
+
+    Its bundle stays where there is one.
+    """
     manifest = read_manifest(data)
-    run.mkdir(parents=True)
+    run.mkdir(parents=True, exist_ok=True)
     config = {"model": ModelConfig(embedding_dim=32, hidden_size=32), **config}
     write_config(RunConfig(data=str(data), run=str(run), seed=seed, **config))
     split = "test" if manifest.splits.get("test") else "validation"
     write_log(run, manifest, data, skill, seed)
-    write_index(run / BUNDLE, dataset=manifest.fingerprint, labels=manifest.labels)
+    if not (run / BUNDLE).exists():
+        write_index(run / BUNDLE, dataset=manifest.fingerprint, labels=manifest.labels)
     write_evaluation(run if split == "test" else run / EVALUATION, split, data, skill, seed)
     write_status(run, Ending("finished", 200))
     return run
@@ -134,10 +136,7 @@ def make_run(root: Path, num_classes: int = 2, *, seed: int = 1, **shape: Any) -
     write_dataset(data, {"train": 50, "validation": 30, "test": 10}, num_classes=num_classes, seed=seed)
     facts = {"vectors": {"source": "/home/somebody/vectors.npy", "sha256": "0"}}
     write_drawn(run / BUNDLE, data, seed=seed, facts=facts, **shape)
-    write_config(RunConfig(data=str(data), run=str(run), epochs=3, seed=seed, optim=OptimConfig(lr=0.01)))
-    write_log(run, read_manifest(data), data, 3.0, seed)
-    write_evaluation(run, "test", data, 3.0, seed)
-    return run
+    return write_run(run, data, seed=seed)
 
 
 def export(*arguments: object) -> int:

@@ -27,6 +27,7 @@ from harness.training.assembly import begin, vocabulary_of
 from harness.training.optim import learning_rate
 from harness.training.trainer import Trainer
 from preprocessing.dataset.shards import Manifest
+from tests.helpers.ranks import run_ranks
 
 Weights = dict[str, np.ndarray]
 Case = tuple[str, str, int]
@@ -105,18 +106,27 @@ def updates_of(cases: Sequence[Case], config_of: Callable[[str], RunConfig]) -> 
     return updates_by_case
 
 
-def check_updates(
-    updates: dict[Case, tuple[list[int], Weights]], references: dict[str, Weights], steps: int, most: int
+def check_splits(
+    train_on_a_rank: Callable[..., dict[Case, tuple[list[int], Weights]]],
+    root: str,
+    cases: Sequence[Case],
+    references: dict[str, Weights],
+    steps: int,
+    is_thorough: bool,
 ) -> None:
-    """Every case has taken so many steps, of as many micro-batches as it says, at most ``most``, and has the weights of
-    the reference for its options.
+    """Every case ends with the weights of the reference for its options. On 1 rank half of the cases, on 2 the other
+    half; if ``is_thorough`` all, on 4 ranks too, whose shares of a step allow two micro-batches.
     """
-    for (options, layout, accumulation), (counts, weights) in updates.items():
-        assert (len(counts), max(counts)) == (steps, min(accumulation, most))
-        assert weights.keys() == references[options].keys()
-        for name, expected in references[options].items():
-            case = f"{name}: {options}, {layout}, {accumulation} micro-batches"
-            np.testing.assert_allclose(weights[name], expected, rtol=0, atol=1e-9, err_msg=case)
+    for world_size in (1, 2, 4) if is_thorough else (1, 2):
+        chosen = [case for number, case in enumerate(cases) if is_thorough or (number + number // 2 + world_size) % 2]
+        for updates in run_ranks(train_on_a_rank, world_size, root, chosen):
+            assert list(updates) == chosen
+            for (options, layout, accumulation), (counts, weights) in updates.items():
+                assert (len(counts), max(counts)) == (steps, min(accumulation, 3 if world_size < 4 else 2))
+                assert weights.keys() == references[options].keys()
+                for name, expected in references[options].items():
+                    case = f"{name}: {world_size} ranks, {options}, {layout}, {accumulation} micro-batches"
+                    np.testing.assert_allclose(weights[name], expected, rtol=0, atol=1e-9, err_msg=case)
 
 
 def train_plainly(

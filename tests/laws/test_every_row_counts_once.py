@@ -4,19 +4,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from sklearn.metrics import (
-    accuracy_score,
-    f1_score,
-    log_loss,
-    roc_auc_score,
-)
+from sklearn.metrics import accuracy_score
 
 from harness.config import ModelConfig, RunConfig
 from harness.data.order import OrderSpec, order_over
@@ -26,7 +20,7 @@ from harness.distributed.session import open_session
 from harness.inference.scoring import loader_over, score
 from harness.metrics.calibration import Decision
 from harness.metrics.figures import Scores, figures
-from harness.metrics.metrics import probabilities
+from harness.metrics.metrics import set_probabilities
 from harness.model.classifier import Classifier
 from preprocessing.dataset.shards import Split, read_manifest
 from preprocessing.dataset.views import open_split
@@ -60,46 +54,33 @@ def score_on_a_rank(data: str) -> Scores | None:
         return scores if session.world.is_main else None
 
 
-def check_ranks(data: Path, decision: Decision, *world_sizes: int) -> tuple[Scores, dict[str, Any]]:
-    """Any number of ranks gives the scores and figures of one, which it returns."""
-    labels, all_scores = read_manifest(data).labels, []
-    for world_size in (1, *world_sizes):
-        scores, *of_others = run_ranks(score_on_a_rank, world_size, str(data))
-        assert of_others == [None] * (world_size - 1)
-        all_scores.append(scores)
-    first, *others = all_scores
-    expected = figures(first, labels, decision)
-    assert first.rows.tolist() == list(range(TEST_ROWS))
-    for scores in others:
-        np.testing.assert_array_equal(scores.rows, first.rows)
-        np.testing.assert_array_equal(scores.labels, first.labels)
-        np.testing.assert_allclose(scores.logits, first.logits, rtol=0, atol=1e-6)
-        for name in ("accuracy", "f1", "confusion", "per_class"):
-            assert figures(scores, labels, decision)[name] == expected[name], name
-    return first, expected
-
-
 @pytest.mark.processes
-@pytest.mark.parametrize("world_size", [3, pytest.param(4, marks=pytest.mark.slow)])
-def test_evaluation_is_the_same_on_any_number_of_ranks(dataset: Path, world_size: int) -> None:
-    scores, values = check_ranks(dataset, Decision(), world_size)
-    labels, chances = scores.labels, probabilities(scores.logits)[:, 1]
-    assert sum(rows for _, _, rows in values["confusion"]) == TEST_ROWS
-    assert values["accuracy"] == pytest.approx(accuracy_score(labels, chances >= 0.5), abs=1e-9)
-    assert values["roc_auc"] == pytest.approx(roc_auc_score(labels, chances), abs=1e-9)
-    assert values["log_loss"] == pytest.approx(log_loss(labels, chances), abs=1e-9)
-
-
-@pytest.mark.processes
-def test_several_labels_are_measured_once_on_any_number_of_ranks(several_labels: Path) -> None:
-    scores, values = check_ranks(several_labels, Decision(thresholds=[0.5, 0.52]), 2)
-    members = np.array([[False, False], [True, True], [False, True]])
-    labels = members[[row.label for _, row in sorted(rows_by_number(several_labels, "test").items())]]
-    np.testing.assert_array_equal(scores.labels, labels)
-    predicted = 1 / (1 + np.exp(-scores.logits)) >= (0.5, 0.52)
-    assert values["f1"] == pytest.approx(f1_score(labels, predicted, average="macro"))
-    assert values["f1_micro"] == pytest.approx(f1_score(labels, predicted, average="micro"))
-    assert values["accuracy"] == accuracy_score(labels, predicted)
+@pytest.mark.parametrize(
+    ("data", "world_size", "decision"),
+    [
+        ("dataset", 3, Decision()),
+        pytest.param("dataset", 4, Decision(), marks=pytest.mark.slow),
+        ("several_labels", 2, Decision(thresholds=[0.5, 0.52])),
+    ],
+)
+def test_evaluation_is_the_same_on_any_number_of_ranks(
+    data: str, world_size: int, decision: Decision, request: pytest.FixtureRequest
+) -> None:
+    root = request.getfixturevalue(data)
+    (expected,) = run_ranks(score_on_a_rank, 1, str(root))
+    scores, *of_others = run_ranks(score_on_a_rank, world_size, str(root))
+    assert of_others == [None] * (world_size - 1)
+    row_by_number, members = rows_by_number(root, "test"), read_manifest(root).members
+    assert scores.rows.tolist() == expected.rows.tolist() == sorted(row_by_number) == list(range(TEST_ROWS))
+    labels = np.array([row.label for _, row in sorted(row_by_number.items())])
+    for measured in (scores, expected):
+        np.testing.assert_array_equal(measured.labels, labels if members is None else members[labels])
+    np.testing.assert_allclose(scores.logits, expected.logits, rtol=0, atol=1e-6)
+    values, values_of_one = (figures(each, read_manifest(root).labels, decision) for each in (scores, expected))
+    for name in ("accuracy", "f1", "confusion", "per_class"):
+        assert values[name] == values_of_one[name], name
+    predicted = set_probabilities(scores.logits) >= np.array(decision.thresholds or 0.5)
+    assert values["accuracy"] == pytest.approx(accuracy_score(scores.labels, predicted), abs=1e-9)
 
 
 @given(st.integers(1, 6), st.integers(6, 40), st.one_of(st.none(), st.integers(1, 9)), st.booleans())

@@ -26,9 +26,8 @@ from harness.training.linear_fit import fit_wide
 from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest
 from preprocessing.text.vocabulary import Vocabulary
 from tests.helpers.datasets import texts_in, write_dataset
-from tests.helpers.ranks import run_ranks
 from tests.helpers.teachers import write_taught
-from tests.helpers.trainers import Case, Weights, build_fp64_network, check_updates, train_plainly, updates_of
+from tests.helpers.trainers import Case, Weights, build_fp64_network, check_splits, train_plainly, updates_of
 
 pytestmark = pytest.mark.processes
 
@@ -152,9 +151,4 @@ def references(root: str) -> dict[str, Weights]:
 
 @pytest.mark.parametrize("is_thorough", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_same_update(root: str, references: dict[str, Weights], is_thorough: bool) -> None:
-    """On 1 rank half of the cases, on 2 the other half; if ``is_thorough`` all, on 4 ranks too."""
-    for world_size in (1, 2, 4) if is_thorough else (1, 2):
-        cases = [case for number, case in enumerate(CASES) if is_thorough or (number + number // 2 + world_size) % 2]
-        for results in run_ranks(train_on_a_rank, world_size, root, cases):
-            assert list(results) == cases
-            check_updates(results, references, STEPS, most=3 if world_size < 4 else 2)  # of 3 or 4 rows a rank
+    check_splits(train_on_a_rank, root, CASES, references, STEPS, is_thorough)

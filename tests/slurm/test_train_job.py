@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.rundir.records import read_attempts
+from harness.rundir.json_files import read_lines
 from tests.helpers.commands import CPU, run_command, status_of, succeed
 from tests.helpers.datasets import write_dataset
 from tests.helpers.runs import final, rank_of, steps_done
@@ -59,7 +59,7 @@ class Training:
 
 def starts(run: Path) -> list[int | None]:
     """From which step each start of the run went on; None for its beginning."""
-    return [attempt["resumed_from"] for attempt in read_attempts(run)]
+    return [attempt["resumed_from"] for attempt in read_lines(run / "attempts.jsonl")]
 
 
 @pytest.fixture(scope="module")

@@ -86,11 +86,10 @@ def test_no_files_import_each_other_in_a_circle() -> None:
     graphlib.TopologicalSorter(imports_by_module).prepare()  # raises an error that names a circle
 
 
-def test_preprocessing_imports_neither_harness_nor_torch_and_nothing_the_benchmarks_or_tests() -> None:
+def test_preprocessing_imports_no_torch_and_nothing_the_benchmarks_or_tests() -> None:
     for module, target in all_imports():
-        is_below = module.startswith("preprocessing")
-        refused = {"benchmarks", "tests", *(("harness", "torch", "accelerate") if is_below else ())}
-        assert root_of(target) not in refused, (module, target)
+        of_training = {"torch", "accelerate"} if root_of(module) == "preprocessing" else set()
+        assert root_of(target) not in {"benchmarks", "tests", *of_training}, (module, target)
 
 
 @pytest.mark.parametrize(

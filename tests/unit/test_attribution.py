@@ -73,10 +73,7 @@ def test_scores_add_up_to_the_logit(pooling: str) -> None:
             sign, index = (2 * label - 1, 0) if num_classes == 2 else (1, label)
             logit, empty = (sign * float(values[index]) for values in logits_at(model, ids))
             assert attribution.scores.shape == ids.shape
-            assert (attribution.logit, attribution.baseline) == (
-                pytest.approx(logit, abs=1e-5),
-                pytest.approx(empty, abs=1e-5),
-            )
+            assert [attribution.logit, attribution.baseline] == pytest.approx([logit, empty], abs=1e-5)
             tolerance = {"rel": 2e-2, "abs": 5e-3} if "max" in pooling else {"rel": 1e-3, "abs": 2e-4}
             assert attribution.scores.sum() == pytest.approx(logit - empty, **tolerance)
 
@@ -146,10 +143,9 @@ def test_a_dropped_word_is_read_as_unknown() -> None:
     batch = Batch(ids, lengths, labels, rows)
     masks = model.masks(0, 5, batch)
     replaced = ids.clone()
-    for index, row in enumerate(rows.tolist()):
-        for time in range(12):
-            if output(0, 5, row, 0, time) < 0.4 * 2**64:
-                replaced[index, time] = 1
+    for (index, row), time in itertools.product(enumerate(rows.tolist()), range(12)):
+        if output(0, 5, row, 0, time) < 0.4 * 2**64:
+            replaced[index, time] = 1
     assert 0 < int((replaced != ids).sum()) < ids.numel()
     assert torch.equal(model(batch, masks), model(Batch(replaced, lengths, labels, rows)))
 

@@ -114,6 +114,8 @@ def test_what_does_not_belong_together_is_refused(bundle_copy: Path, tmp_path: P
         with pytest.raises(padless.UserError, match=name):
             padless.load(bundle_copy)
         index.write_bytes(index_bytes)
+    with pytest.raises(DataError, match=f"{ONNX}: missing"):
+        padless.load(bundle_copy, engine="onnx")
     shutil.copy(other_bundle / VOCABULARY, bundle_copy / VOCABULARY)
     with pytest.raises(padless.UserError, match=VOCABULARY):
         padless.load(bundle_copy)
@@ -187,19 +189,14 @@ def test_a_part_that_would_mean_something_else_is_not_taken(data: Path, tmp_path
 pytestmark = pytest.mark.thorough
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(tmp_path_factory.mktemp("two"), pooling="max+mean", wide=256)
+@pytest.fixture
+def run(exported_run: Path) -> Path:
+    return exported_run
 
 
-@pytest.fixture(scope="module")
-def folder(run: Path) -> Path:
-    assert export(run, "--output", run.parent / "out", "--onnx", "--quiet", "--license", "mit", "--name", "a|b") == 0
-    return run.parent / "out"
-
-
-exported = copy_of("folder")
-"""A copy of an export, to be damaged."""
+@pytest.fixture
+def folder(exported_run: Path) -> Path:
+    return exported_run.parent / "out"
 
 
 own_run = copy_of("run")

@@ -24,10 +24,10 @@ from harness.rundir import checkpoint, layout, results
 from harness.rundir.json_files import read_lines
 from harness.rundir.metrics_log import MetricsLog, read_log
 from harness.rundir.records import dataset_of, read_run_config, read_status, write_config, write_environment
-from harness.training.checkpointer import Checkpointer
 from harness.training.preflight import check_run
 from harness.training.rules import resolve_config
 from harness.training.run import Selection
+from harness.training.writer import Checkpointer
 from padless.core.atomic import temporary_suffix
 from padless.core.errors import ConfigError, DataError
 from tests.helpers import checkpoints

@@ -95,9 +95,8 @@ def test_neither_help_nor_a_refusal_waits_for_torch(tmp_path: Path) -> None:
 
 def test_a_bare_command_lists_what_there_is(capsys) -> None:
     assert (padless([]), padless(["--help"])) == (2, 0)
-    pages = capsys.readouterr().out.split("Usage: ")[1:]
-    assert pages[0] == pages[1]
-    assert {command.name for command in COMMANDS} <= {line.split()[0] for line in pages[0].splitlines() if line}
+    first_words = re.findall(r"^\S+", capsys.readouterr().out, re.MULTILINE)
+    assert all(first_words.count(command.name) == 2 for command in COMMANDS)
 
 
 @pytest.mark.parametrize("name", [command.name for command in COMMANDS])
@@ -114,12 +113,17 @@ def test_keys_with_a_word_are_shown_on_request(capsys) -> None:
     assert "default: 0.003" in page
 
 
+def parse(config_class: Any, *words: str) -> Any:
+    """The configuration that these words give."""
+    return cli.parse(config_class, words, prog="test")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Part:
     """A part."""
 
     rate: Annotated[float, Meta(gt=0)] | Literal["auto"] = 0.5
-    pair: tuple[float, float] = (0.0, 1.0)
+    pair: list[float] = field(default_factory=list)
     weights: dict[str, float] = field(default_factory=dict)
 
 
@@ -148,11 +152,11 @@ class Options:
         (["--label_map", "{bad: 0, good: 1}"], "label_map", {"bad": ["0"], "good": ["1"]}),
         (["--labels", "{good: [1, yes], bad: no}"], "labels", {"good": ["1", "yes"], "bad": "no"}),
         (["--part.rate", ".5"], "part", Part(rate=0.5)),
-        (["--part.pair", "0.1,2", "--part.weights", "{b: 3}"], "part", Part(pair=(0.1, 2.0), weights={"b": 3.0})),
+        (["--part.pair", "0.1,2", "--part.weights", "{b: 3}"], "part", Part(pair=[0.1, 2.0], weights={"b": 3.0})),
     ],
 )
 def test_values_have_the_types_of_their_fields(argv: list[str], key: str, value: object) -> None:
-    assert getattr(cli.parse(Options, argv, prog="test"), key) == value
+    assert getattr(parse(Options, *argv), key) == value
 
 
 def test_words_win_over_files_which_come_in_their_order(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -160,13 +164,13 @@ def test_words_win_over_files_which_come_in_their_order(folder: Path, capsys: py
     first.write_text("run: a\nnumber: 1\npart:\n  rate: auto\n  weights: {x: 1}\nlabels:\n  on: [yes, 012]\n  off:\n")
     second.write_text("run: b\npart: {pair: [1, 2]}\n")
     words = ["--number", "5", "--config", "1.yaml", "--config=2"]
-    options = cli.parse(Options, words, prog="test")
+    options = parse(Options, *words)
     assert (options.run, options.number, options.labels) == ("b", 5, {"on": ["yes", "012"], "off": "null"})
-    assert options.part == Part(rate="auto", pair=(1.0, 2.0), weights={"x": 1.0})
+    assert options.part == Part(rate="auto", pair=[1.0, 2.0], weights={"x": 1.0})
     with pytest.raises(SystemExit):
-        cli.parse(Options, ["--print_config", *words], prog="test")
+        parse(Options, "--print_config", *words)
     third.write_text(capsys.readouterr().out)
-    assert cli.parse(Options, ["--config", "3"], prog="test") == options
+    assert parse(Options, "--config", "3") == options
 
 
 @pytest.mark.parametrize(
@@ -185,7 +189,7 @@ def test_what_a_key_does_not_take_is_refused(folder: Path, argv: list[str], key:
     (folder / "list.yaml").write_text("[a]: 1\n")
     (folder / "empty.yaml").write_text("# only a comment\n")
     with pytest.raises(ConfigError, match=re.escape(key)):
-        cli.parse(Options, argv, prog="test")
+        parse(Options, *argv)
 
 
 LIKE_KEYS = ["--help", "quiet", "yes", "-o", "--json", "--", "-", "in.csv", "a, b", "[a]", "~/a", "null"]
@@ -194,54 +198,53 @@ WORD = st.one_of(st.text(st.characters(exclude_characters="\0", exclude_categori
 
 @given(texts=st.lists(WORD, min_size=1))
 def test_what_follows_two_dashes_is_predicted_as_it_stands(texts: list[str]) -> None:
-    config = cli.parse(PredictConfig, ["--json", "run", "--", *texts], prog="test")
+    config = parse(PredictConfig, "--json", "run", "--", *texts)
     assert (config.run, config.texts, config.input, config.json) == ("run", texts, None, True)
-    assert cli.parse(PredictConfig, ["run", f"--texts={texts[0]}"], prog="test").texts == texts[:1]
+    assert parse(PredictConfig, "run", f"--texts={texts[0]}").texts == texts[:1]
 
 
 def test_a_word_is_no_switch() -> None:
-    config = cli.parse(PredictConfig, ["run", "--json", "yes", "--quiet", "true", "json"], prog="test")
+    config = parse(PredictConfig, "run", "--json", "yes", "--quiet", "true", "json")
     assert (config.texts, config.quiet, config.json) == (["yes", "json"], True, True)
     with pytest.raises(ConfigError, match=r"in\.csv"):
-        cli.parse(PredictConfig, ["run", "in.csv", "--", "a text"], prog="test")
-    config = cli.parse(PredictConfig, ["run", "--texts", "good, but long", "--texts", "[a"], prog="test")
+        parse(PredictConfig, "run", "in.csv", "--", "a text")
+    config = parse(PredictConfig, "run", "--texts", "good, but long", "--texts", "[a")
     assert config.texts == ["good, but long", "[a"]
 
 
 def test_a_file_of_keys_stands_on_the_default_recipe(folder: Path) -> None:
     (folder / "mine.yaml").write_text("epochs: 3\n")
     (folder / "whole.yaml").write_text("default_recipe: false\nepochs: 3\n")
-    words = (["--epochs", "3"], ["--config", "mine.yaml"], ["--config", "whole.yaml"])
-    default, mine, whole = (cli.parse(RunConfig, argv, prog="test") for argv in words)
-    assert (mine, whole) == (default, RunConfig(epochs=3))
+    assert parse(RunConfig, "--config", "mine.yaml") == parse(RunConfig, "--epochs", "3")
+    assert parse(RunConfig, "--config", "whole.yaml") == RunConfig(epochs=3)
 
 
 @pytest.mark.parametrize("kind", sorted(CLASSES, key=lambda kind: kind.__name__), ids=lambda kind: kind.__name__)
 def test_absurd_numbers_are_refused(kind: type) -> None:
     """For every numeric option of every command; the error names the key."""
     for key, option in configuration.options_of(kind).items():
-        kinds = set(configuration.alternatives(option.kind))
-        for value in ("nan", "-1") if float in kinds else ("9" * 20, "-1") if int in kinds and str not in kinds else ():
-            with pytest.raises(ConfigError, match=re.escape(key)):
-                option.parse(value)
+        if option.kinds & {int, float} and str not in option.kinds:
+            for value in ("nan" if float in option.kinds else "9" * 20, "-1"):
+                with pytest.raises(ConfigError, match=re.escape(key)):
+                    option.parse(value)
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["train", "pretrain", "preprocess"])
 def test_every_recipe_is_valid(kind: str) -> None:
-    config_class, words = (PreprocessConfig, ["--output=d"]) if kind == "preprocess" else (RunConfig, [])
+    config_class, key = (PreprocessConfig, "--output=d") if kind == "preprocess" else (RunConfig, "--run=r")
     names = configuration.recipe_names(kind)
     assert len(names) >= 3
     for name in names:
-        assert isinstance(cli.parse(config_class, ["--config", f"{kind}/{name}", *words], prog="test"), config_class)
+        parse(config_class, key, "--config", f"{kind}/{name}")
 
 
 def test_a_recipe_is_found_by_name_unless_a_file_here_has_it(folder: Path) -> None:
-    config = cli.parse(RunConfig, ["--config", "imdb.yaml", "--config=quickstart", "--epochs", "9"], prog="test")
+    config = parse(RunConfig, "--config", "imdb.yaml", "--config=quickstart", "--epochs", "9")
     assert (name_run(config).run, config.epochs) == ("runs/quickstart", 9)
-    assert cli.parse(RunConfig, ["--config", "pretrain/imdb"], prog="test").task == "language_model"
+    assert parse(RunConfig, "--config", "pretrain/imdb").task == "language_model"
     (folder / "imdb.yaml").write_text("run: mine\n")
-    assert cli.parse(RunConfig, ["--config", "imdb"], prog="test").run == "mine"
+    assert parse(RunConfig, "--config", "imdb").run == "mine"
 
 
 @pytest.mark.parametrize(

@@ -68,8 +68,11 @@ def test_the_device_of_a_configuration_file(tmp_path: Path, file: str, device: s
 
 
 def test_what_a_rank_trains_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Devices that stay idle are named, with the option that takes them."""
     assert choose("auto", 2, ONE_DEVICE)[0] == "cpu"
-    assert choose("auto", 2, EIGHT_DEVICES)[0] == "cuda"
+    assert "--num_processes" not in choose("auto", 8, EIGHT_DEVICES)[1]
+    kind, reason = choose("auto", 2, EIGHT_DEVICES)
+    assert (kind, "--num_processes 8" in reason, "CUDA_VISIBLE_DEVICES" in reason) == ("cuda", True, True)
     monkeypatch.setenv(USE_CPU, "True")
     assert choose("auto", 2, EIGHT_DEVICES)[0] == "cpu"
     assert choose("cuda", 1, ONE_DEVICE)[0] == "cuda"
@@ -110,14 +113,11 @@ def test_a_driver_that_is_too_old_is_named_with_what_helps(
     assert choose("cpu", 1, devices.find_cuda())[0] == "cpu"
 
 
-def test_cards_are_counted_by_cuda_and_those_that_stay_idle_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cards_are_counted_by_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     """A slice of a card (MIG) is one device, where the driver's own library counts eight cards."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
     monkeypatch.setattr(torch._C, "_cuda_getDeviceCount", lambda: 1, raising=False)
     assert devices.find_cuda().num_devices == 1
-    kind, reason = choose("auto", 1, EIGHT_DEVICES)
-    assert (kind, "--num_processes 8" in reason, "CUDA_VISIBLE_DEVICES" in reason) == ("cuda", True, True)
-    assert "--num_processes" not in choose("auto", 8, EIGHT_DEVICES)[1]
 
 
 def test_a_card_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,12 +136,6 @@ def test_padded_layers_are_refused_where_cudnn_has_two_algorithms(units: int, is
         check_padded(units)
 
 
-@pytest.mark.parametrize(("omp", "threads"), [("3,2", 3), ("", None)])
-def test_the_threads_that_the_user_gave(monkeypatch: pytest.MonkeyPatch, omp: str, threads: int | None) -> None:
-    monkeypatch.setenv(OMP, omp)
-    assert resolve_config().threads == threads
-
-
 def test_torch_computes_with_the_threads_of_the_key_the_user_or_a_share(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also if a launcher, not the user, has set OMP_NUM_THREADS for its ranks."""
     num_threads, cores = torch.get_num_threads(), len(os.sched_getaffinity(0))
@@ -149,7 +143,9 @@ def test_torch_computes_with_the_threads_of_the_key_the_user_or_a_share(monkeypa
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(4 * cores))
         assert str(configure_threads("cpu")) == f"1: {SHARE}"
         assert str(configure_threads("cpu", 2)) == "2: asked for"
-        monkeypatch.setenv(OMP, "3")
+        assert resolve_config().threads is None
+        monkeypatch.setenv(OMP, "3,2")
+        assert resolve_config().threads == 3
         assert str(configure_threads("cpu")) == "2: as OMP_NUM_THREADS says"  # read when torch was loaded
         monkeypatch.setenv(LAUNCH_ID, "mine")
         assert str(configure_threads("cpu")) == f"1: {SHARE}"

@@ -130,7 +130,7 @@ def test_a_shard_that_is_cut_while_it_is_read_is_refused(
 
 
 def test_figures_of_another_run_and_edited_ones_stay(
-    run: Path, multi_run: Path, tmp_path: Path, command: Command
+    run: Path, trained: Path, tmp_path: Path, command: Command
 ) -> None:
     """Those of the same weights are written again, also after a kill between the two files."""
     data, output = run.parent / "data", tmp_path / "figures"
@@ -140,7 +140,7 @@ def test_figures_of_another_run_and_edited_ones_stay(
     (output / "train-predictions.parquet").unlink()
     assert command(*words) == 0
     files = contents(output)
-    assert command("evaluate", multi_run, "--data", multi_run.parent / "data", "--split", "train", "-o", output) == 2
+    assert command("evaluate", trained, "--data", trained.parent / "data", "--split", "train", "-o", output) == 2
     assert contents(output) == files
     for name, content in files.items():
         edited = content.replace(b"accuracy", b"Accuracy", 1) if name.endswith(".json") else content + b" "
@@ -234,10 +234,9 @@ multi_run, trained = shared_run(2, 3, wide=1 << 12), shared_run(wide=1 << 12)
 
 @pytest.fixture
 def run_link(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run with two classes, its dataset, and a table in the current directory."""
+    """A run with two classes, and a table in the current directory."""
     monkeypatch.chdir(tmp_path)
     Path("run").symlink_to(trained)
-    Path("data").symlink_to(trained.parent / "data")
     pd.DataFrame({"number": range(4), "review": FILE_TEXTS}).to_csv("in.csv", index=False)
     return Path("run")
 
@@ -263,13 +262,19 @@ def test_scores_add_up_to_what_the_model_says(multi_run: Path) -> None:
         np.testing.assert_allclose(np.exp(logits) / np.exp(logits).sum(), chances, atol=1e-6)
 
 
-def test_words_have_their_places(multi_run: Path) -> None:
-    explanation = padless.load(multi_run).explain(TEXT)
+def test_words_have_their_places(trained: Path) -> None:
+    model = padless.load(trained)
+    explanation = model.explain(TEXT)
     assert explanation.tokens == ("w1", "superb", "dull", "<unk>", "w1", "superb")
     words = [TEXT[slice(*span)] for span in explanation.spans if span]
     assert words == ["W1", "superb", "dull", "nowhere", "w1", "superb"]
     assert "".join(text for text, _ in explanation.segments) == TEXT
     assert explanation.summary == ["unknown to the model: 1 of 6 words"]
+    empty = model.explain("")
+    assert (empty.tokens, empty.spans, empty.num_tokens, empty.segments) == (("<unk>",), (None,), 0, [])
+    long = model.explain("w1 superb " * 10_000)
+    assert (len(long.tokens), long.num_tokens) == (64, 20_000)
+    assert long.summary == ["the model has read 64 of 20,000 words"]
 
 
 def test_a_text_without_a_known_word_gets_the_shares_of_the_classes(multi_run: Path) -> None:
@@ -283,27 +288,12 @@ def test_a_text_without_a_known_word_gets_the_shares_of_the_classes(multi_run: P
         assert explanation.summary == ["no known word: these are the shares of the classes among the training rows"]
 
 
-def test_nothing_left_and_very_long(multi_run: Path) -> None:
-    model = padless.load(multi_run)
-    empty = model.explain("")
-    assert (empty.tokens, empty.spans, empty.num_tokens, empty.segments) == (("<unk>",), (None,), 0, [])
-    long = model.explain("w1 superb " * 10_000)
-    assert (len(long.tokens), long.num_tokens) == (64, 20_000)
-    assert long.summary == ["the model has read 64 of 20,000 words"]
-
-
-def test_in_a_file_words_have_numbers(run_link: Path, command: Command) -> None:
-    assert command("explain", run_link, TEXT, "w1") == 0
+def test_texts_are_explained_in_lines(run_link: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert command("explain", run_link, TEXT, "superb \x1b[2Jdull") == 0
     explanation = padless.load(run_link).explain(TEXT)
     first, second, _ = command.out.split("\n\n")
     assert first.startswith(f"{explanation.label} {explanation.probability:.4f}  score {explanation.logit:+.2f} = ")
-    assert first == str(explanation)
-    assert second.splitlines()[1] == f"w1[{padless.load(run_link).explain('w1').scores[0]:+.2f}]"
-    assert command("explain", run_link, "superb \x1b[2Jdull") == 0
-    assert "\\u001b[2J" in command.out
-
-
-def test_texts_of_standard_input(run_link: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (first, "\\u001b[2J" in second) == (str(explanation), True)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"dull\nw1 superb")))
     assert command("explain", run_link, "-", "--json") == 0, command.err
     assert [row["text"] for row in records(command.out)] == ["dull", "w1 superb"]

@@ -48,8 +48,14 @@ def test_every_row_is_there_once_with_the_ids_of_the_encoder(
     encoder = Encoder(TextPipeline.from_json(manifest.text), vocabulary)
     assert encoder.hash == manifest.text_hash
     encoded = encoder([text for text, _ in ROWS])
-    assert encoded.num_tokens.sum() == sum(split["tokens"] for split in manifest.statistics["splits"].values())
-    ids = [number for row in rows_by_number(tmp_path / "out", "train").values() for number in row.ids]
+    statistics = manifest.statistics
+    assert (statistics["rows_read"], statistics["rows_kept"]) == (len(ROWS), len(ROWS))
+    assert statistics["duplicates"] == {"normalised": 6, "across_splits": 0}
+    assert encoded.num_tokens.sum() == sum(split["tokens"] for split in statistics["splits"].values())
+    for name, entry in statistics["splits"].items():
+        ids_of_split = [row.ids for row in row_by_number.values() if row.split == name]
+        assert entry["unknown"] == sum(ids.count(1) for ids in ids_of_split)
+    ids = [number for row in row_by_number.values() if row.split == "train" for number in row.ids]
     beyond_shards = vocabulary.counts - np.bincount(ids, minlength=len(vocabulary))
     assert beyond_shards.min() == 0
     assert subwords == "bpe" or beyond_shards.max() == 0
@@ -64,15 +70,6 @@ def test_the_bytes_do_not_depend_on_workers_or_parts(source: Path, tmp_path: Pat
     command.build(source, tmp_path / "a", "--shards.rows", 100, *more)
     command.build(source, tmp_path / "b", *SMALL, "--executor.workers", 2, *more)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
-
-
-def test_statistics_say_what_is_there(source: Path, tmp_path: Path, command: Command) -> None:
-    statistics = command.build(source, tmp_path / "out", "--splits.validation", 0.2).statistics
-    assert (statistics["rows_read"], statistics["rows_kept"]) == (len(ROWS), len(ROWS))
-    assert statistics["duplicates"] == {"normalised": 6, "across_splits": 0}
-    for name, entry in statistics["splits"].items():
-        assert entry["unknown"] == sum(row.ids.count(1) for row in rows_by_number(tmp_path / "out", name).values())
-    assert statistics["splits"]["validation"]["unknown_rate"] > 0 == statistics["splits"]["train"]["unknown_rate"]
 
 
 @given(st.integers(0, 99), st.floats(3, 6), st.floats(0.1, 0.6))
@@ -117,15 +114,11 @@ def test_rows_that_are_left_out_are_said(tmp_path: Path, command: Command) -> No
         assert shortened == [sum(split["truncated"] for split in statistics["splits"].values())]
         assert (command.out == "") == (quiet == "true")
     assert sum(left_out) == statistics["rows_read"] - statistics["rows_kept"]
-    assert {name: statistics["dropped"][name] for name in ("filtered", "neutral", "without_label", "empty")} == {
-        "filtered": 5,
-        "neutral": 4,
-        "without_label": 6,
-        "empty": 3,
-    }
+    dropped = statistics["dropped"]
+    assert [dropped[name] for name in ("filtered", "neutral", "without_label", "empty")] == left_out[:4]
 
 
-def test_strange_texts_are_kept_and_counted(tmp_path: Path, command: Command) -> None:
+def test_strange_texts_are_kept_counted_and_inspected(tmp_path: Path, command: Command) -> None:
     """Null, empty, only stop words, and one of a megabyte: each becomes a row, and the manifest counts it."""
     texts = (None, "", "the of and", "word " * 200_000, "\ud800 \x00 fine")
     source = write_jsonl(tmp_path / "reviews.jsonl", reviews(60))
@@ -133,15 +126,9 @@ def test_strange_texts_are_kept_and_counted(tmp_path: Path, command: Command) ->
         file.writelines(json.dumps({"text": text, "label": "negative"}) + "\n" for text in texts)
     statistics = command.build(source, tmp_path / "out", "--text.stop_words", "stop-words").statistics
     assert (statistics["rows_kept"], statistics["missing_text"], statistics["empty"]) == (65, 1, 3)
-    assert sum(split["truncated"] for split in statistics["splits"].values()) == 1
     assert verify_dataset(tmp_path / "out") == []
-
-
-def test_inspect(tmp_path: Path, command: Command) -> None:
-    rows, dataset = [*reviews(300), ("word " * 100, "positive")], tmp_path / "out"
-    command.build(write_csv(tmp_path / "reviews.csv", rows), dataset)
-    assert command("inspect", dataset) == 0
-    number_by_title = {" ".join(words[:-3]): words[-3:] for words in map(str.split, command.out.splitlines())}
-    assert number_by_title["rows"] == ["241", "30", "30"]
-    assert sum(map(int, number_by_title["truncated"])) == 1
-    assert "\nread: 301 rows of" in command.out
+    assert command("inspect", tmp_path / "out") == 0
+    numbers_by_title = {" ".join(words[:-3]): words[-3:] for words in map(str.split, command.out.splitlines())}
+    assert sum(map(int, numbers_by_title["rows"])) == 65
+    assert sum(map(int, numbers_by_title["truncated"])) == 1
+    assert "\nread: 65 rows of" in command.out

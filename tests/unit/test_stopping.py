@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
@@ -12,8 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from padless.core.errors import UserError
-from padless.core.processes import lock_file
 from padless.core.signals import NOTHING_KEPT
 from tests.helpers.commands import ROOT, start_python, status_of
 
@@ -110,32 +107,6 @@ def test_a_signal_after_the_end_of_a_command_changes_nothing() -> None:
     time.sleep(0.5)
     process.terminate()
     assert wait_for_end(process)[:2] == (3, [])
-
-
-HOLD = """
-import sys, time
-from pathlib import Path
-from padless.core.errors import UserError
-from padless.core.processes import lock_file
-with lock_file(Path({path!r}), 0, UserError("taken")):
-    print("held", flush=True)
-    time.sleep(60)
-"""
-LOCK_ERROR = UserError("out: another run is writing; wait for it")
-
-
-def test_who_holds_a_lock_is_said(tmp_path: Path) -> None:
-    path = tmp_path / "lock"
-    holder = start_program(HOLD.format(path=str(path)), "held")
-    try:
-        with pytest.raises(UserError) as refused, lock_file(path, 0.2, LOCK_ERROR):
-            pass
-        assert str(refused.value) == f"out: another run is writing; wait for it (process {holder.pid})"
-    finally:
-        holder.kill()
-        holder.communicate(timeout=20)
-    with lock_file(path, 5, LOCK_ERROR):  # a dead process holds nothing
-        assert path.read_text().split()[1] == str(os.getpid())
 
 
 LAUNCHER = """

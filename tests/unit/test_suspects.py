@@ -30,11 +30,6 @@ def other_label(label: str) -> str:
 
 
 @pytest.fixture
-def padless(capsys: pytest.CaptureFixture[str]) -> Command:
-    return Command(capsys)
-
-
-@pytest.fixture
 def data(tmp_path: Path) -> Path:
     """A dataset with wrong labels, whose last row repeats the first one's text with the other label."""
     rows = [(text, other_label(label) if row in WRONG_ROWS else label) for row, (text, label) in enumerate(REVIEWS, 1)]
@@ -62,16 +57,16 @@ def test_no_row_is_judged_by_a_model_that_learned_from_it_or_an_equal_text(data:
     assert ((logits > 0) == rows["label"]).mean() > 0.8
 
 
-def test_rows_of_one_label_are_refused(tmp_path: Path, padless: Command) -> None:
+def test_rows_of_one_label_are_refused(tmp_path: Path, command: Command) -> None:
     write_dataset(tmp_path / "data", {"train": 20, "unlabelled": 5})
     rewritten(tmp_path / "data", "train", label=lambda labels: labels * 0)
-    assert padless("suspects", tmp_path / "data") == 3
-    assert "all rows have one label; build it with more rows of each label" in padless.sentence
+    assert command("suspects", tmp_path / "data") == 3
+    assert "all rows have one label; build it with more rows of each label" in command.sentence
 
 
-def test_suspects_are_listed_in_a_table(data: Path, tmp_path: Path, padless: Command) -> None:
+def test_suspects_are_listed_in_a_table(data: Path, tmp_path: Path, command: Command) -> None:
     table = tmp_path / "suspects.csv"
-    assert padless("suspects", data, "-o", table) == 0, padless.err
+    assert command("suspects", data, "-o", table) == 0, command.err
     suspects = pd.read_csv(table)
     assert suspects["row"][:2].tolist() == [1, 301], "equal texts with other labels come first"
     assert suspects["why"].value_counts()["equal text has another label"] == 2
@@ -79,15 +74,15 @@ def test_suspects_are_listed_in_a_table(data: Path, tmp_path: Path, padless: Com
     assert set(suspects["row"][2:]) <= set(WRONG_ROWS), "no label is suspected that is right"
     assert (suspects["label"][2:] != suspects["predicted"][2:]).all()
     assert suspects["text"].tolist() == [[*REVIEWS, (TWIN, "")][row - 1][0] for row in suspects["row"]]
-    assert "2 of equal texts" in " ".join(padless.out.split())
-    assert padless("suspects", data, "-o", table) == 2, "a table that may be edited is not replaced"
+    assert "2 of equal texts" in " ".join(command.out.split())
+    assert command("suspects", data, "-o", table) == 2, "a table that may be edited is not replaced"
 
 
-def test_rows_to_label_are_uncertain_and_no_text_is_there_twice(run: Path, tmp_path: Path, padless: Command) -> None:
+def test_rows_to_label_are_uncertain_and_no_text_is_there_twice(run: Path, tmp_path: Path, command: Command) -> None:
     texts = [text for text, _ in reviews(80, seed=3)]
     pool = write_csv(tmp_path / "pool.csv", [(text, 1) for text in [*texts, *texts[:40]]], ("text", "id"))
-    assert padless("predict", run, pool, "-o", tmp_path / "all.csv") == 0, padless.err
-    assert padless("predict", run, pool, "-o", tmp_path / "next.csv", "--rank", 5) == 0, padless.err
+    assert command("predict", run, pool, "-o", tmp_path / "all.csv") == 0, command.err
+    assert command("predict", run, pool, "-o", tmp_path / "next.csv", "--rank", 5) == 0, command.err
     ranked = pd.read_csv(tmp_path / "next.csv")
     predicted = pd.read_csv(tmp_path / "all.csv")
     assert list(ranked) == ["text", "id", "label", *predicted.columns[2:]]
@@ -96,4 +91,4 @@ def test_rows_to_label_are_uncertain_and_no_text_is_there_twice(run: Path, tmp_p
     chances = np.sort(predicted.filter(like="probability").to_numpy())
     margins = pd.Series(chances[:, -1] - chances[:, -2], predicted["text"])
     assert set(ranked["text"]) == {*margins.sort_values(kind="stable").index.drop_duplicates()[:5]}
-    assert padless("predict", run, pool, "-o", tmp_path / "next.csv", "--rank", 5) == 2, "labels may be in it"
+    assert command("predict", run, pool, "-o", tmp_path / "next.csv", "--rank", 5) == 2, "labels may be in it"

@@ -14,14 +14,12 @@ import pytest
 from harness.baselines import sentence_encoder as encoders
 from harness.baselines.measured import BaselineConfig
 from harness.baselines.measured import main as show_baseline
-from harness.baselines.sentence_encoder import Embeddings, Regression, find_encoder
+from harness.baselines.sentence_encoder import Embeddings, find_encoder, predict_at_best_strength
 from harness.baselines.teacher import prepare_teacher
 from harness.config import to_dict
 from harness.data.order import VERSION
 from harness.data.run_rows import rows_of_run
 from harness.data.targets import find_teacher_info, open_targets
-from harness.inference.config import ExportConfig
-from harness.output.export import main as export
 from harness.rundir.records import write_config
 from harness.training.preflight import list_changes
 from padless.api import train
@@ -30,7 +28,6 @@ from padless.core.terminal import Screen
 from preprocessing.dataset.shards import read_manifest
 from preprocessing.dataset.views import open_split
 from tests.helpers.commands import read_json, unwrapped
-from tests.helpers.datasets import write_dataset
 from tests.helpers.runs import small
 from tests.helpers.teachers import TEXTS, prepare_corpus, write_corpus, write_encoder
 
@@ -83,10 +80,8 @@ def test_the_network_learns_labels_and_what_a_file_says_of_all_other_rows(
         np.testing.assert_allclose(target, said, atol=1e-3)
     teacher_info = find_teacher_info(config, manifest.fingerprint)
     facts = {"config": to_dict(config), "order_version": VERSION, "dataset": manifest.fingerprint}
-    facts["teacher"] = teacher_info.origin
-    assert list_changes(config, facts) == {}
-    facts["teacher"] = "another"
-    assert [*list_changes(config, facts)] == ["teacher"]
+    assert list_changes(config, facts | {"teacher": teacher_info.origin}) == {}
+    assert [*list_changes(config, facts | {"teacher": "another"})] == ["teacher"]
 
 
 @pytest.mark.parametrize(
@@ -231,19 +226,16 @@ def test_a_file_with_some_labels_is_taught_and_the_report_says_so(tmp_path: Path
     summary = read_json(run.directory / "environment.json")["effective"]["teacher"]
     assert summary.endswith("teaches 60 of 156 training rows (38%)")
     assert summary in run.report.read_text().partition("<h3>The teacher</h3>")[2]
-    export(ExportConfig(run=str(run.directory), output=str(tmp_path / "export")))
-    assert "Taught by said.csv" in (tmp_path / "export" / "README.md").read_text()
 
 
 def test_rows_of_a_class_with_one_text_choose_nothing(tmp_path: Path) -> None:
     """Their class cannot be predicted out of fold; two rows of 6 classes do not choose the strength either."""
     rows = pd.DataFrame({"text": range(7), "label": [0, 0, 1, 2, 3, 4, 5]})
     vectors = np.random.default_rng(0).normal(size=(7, 8)).astype(np.float32)
-    regression = Regression.learn(tmp_path, vectors, rows, 6)
-    assert regression.strength == 10
-    assert regression.logits(vectors).argmax(axis=1).tolist() == rows["label"].tolist()
+    strength, logits = predict_at_best_strength(tmp_path, vectors, rows, 6)
+    assert (strength, logits.shape) == (10, (7, 6))
     with pytest.raises(DataError, match="each class has one text alone; label two or more of each"):
-        Regression.learn(tmp_path, vectors[1:], rows[1:], 6)
+        predict_at_best_strength(tmp_path, vectors[1:], rows[1:], 6)
 
 
 def test_names_that_are_no_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,10 +252,3 @@ def test_names_that_are_no_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for name, expected in sentence_by_name.items():
         with pytest.raises(UserError, match=expected):
             find_encoder(name)
-
-
-def test_an_encoder_is_no_baseline_where_a_text_has_several_labels(tiny: Path, tmp_path: Path) -> None:
-    rows = {"train": 20, "validation": 5, "test": 5}
-    write_dataset(tmp_path / "data", rows, label_sets=[[], [0, 1], [1]])
-    with pytest.raises(DataError, match=r"a text may have several labels, .*; leave the encoder out"):
-        show_baseline(BaselineConfig(data=str(tmp_path / "data"), encoder=str(tiny / "encoder")))

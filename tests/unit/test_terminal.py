@@ -21,7 +21,7 @@ from harness.rundir.metrics_log import read_log
 from harness.rundir.records import Ending
 from harness.rundir.results import read_figures
 from padless.core import terminal as screens
-from padless.core.terminal import WIPE, Live, Screen, print_stderr, table, wrap_text
+from padless.core.terminal import WIPE, Live, Screen, print_stderr, progress_line, table, wrap_text
 from preprocessing.dataset.shards import read_manifest
 from tests.helpers.report_runs import write_data, write_run
 
@@ -31,8 +31,8 @@ def test_a_sentence_is_cut_at_words_and_a_table_aligns_its_columns() -> None:
     assert wrap_text(text, 32) == ["accuracy on test: network", "  0.5000, TF-IDF baseline 0.4000"]
     assert wrap_text("'a  b' and 'c ' are alike", 17) == ["'a  b' and 'c '", "  are alike"]
     assert wrap_text("see /a/long/path/to/a/file now", 12) == ["see", "  /a/long/path/to/a/file", "  now"]
-    rows = [{"name": "the first of all", "loss": "0.25"}, {"name": "b", "loss": "10.5", "wait": "2 s"}]
-    lines = ["name              loss  wait", "the first of all  0.25", "b                 10.5   2 s"]
+    rows = [{"name": "the first of all", "loss": "0.25"}, {"name": ":b:", "loss": "10.5", "wait": "2 s"}]
+    lines = ["name              loss  wait", "the first of all  0.25", ":b:               10.5   2 s"]
     assert table(rows, left=("name",)) == lines
 
 
@@ -87,7 +87,7 @@ def test_the_live_line_moves_by_itself_below_what_is_printed_and_goes_at_the_end
 ) -> None:
     monkeypatch.setattr(screens, "REDRAW_EVERY_S", 0.01)
     screen, steps = Screen(replacement=terminal), [1]
-    live = Live(lambda: (steps[0] / 4, [f"step {steps[0]}/4", f"{4 - steps[0]}s left"]), screen)
+    live = Live(lambda: [progress_line(steps[0] / 4, f"step {steps[0]}/4", f"{4 - steps[0]}s left")], screen)
     for steps[0] in (1, 2):
         while f"step {steps[0]}/4" not in terminal.getvalue():
             time.sleep(0.01)
@@ -101,7 +101,7 @@ def test_a_file_gets_a_line_of_progress_in_ten_seconds_if_it_has_changed(monkeyp
     clock_s, share_done, file = [100.0], [0.0], io.StringIO()
     monkeypatch.setattr(screens, "REDRAW_EVERY_S", 1000.0)
     monkeypatch.setattr(screens.time, "monotonic", lambda: clock_s[0])
-    live = Live(lambda: (share_done[0], ["tokenize", "2 workers"]), Screen(replacement=file))
+    live = Live(lambda: [progress_line(share_done[0], "tokenize", "2 workers")], Screen(replacement=file))
     for at, share in ((105, 0.1), (110, 0.2), (115, 0.3), (121, 0.3), (140, 0.3), (151, 0.0)):
         clock_s[0], share_done[0] = at, share
         live.show()
@@ -143,7 +143,5 @@ def test_little_is_printed_and_the_log_has_it_all_without_a_line_wider_than_eigh
     for word in ("started ", "recurrence value: a reason", "calibration: ", "recall"):
         assert word in log
         assert word not in output
-    replay(STOPPED, dry_run=True)
     replay(STOPPED, quiet=True)
-    assert "recurrence value: a reason" in capsys.readouterr().out
-    assert Path("run/log.txt").read_text().count("recurrence") == 2
+    assert (capsys.readouterr().out, Path("run/log.txt").read_text().count("recurrence")) == ("", 2)

@@ -112,7 +112,7 @@ def lines(separator: str = " ", end: str = "\n") -> str:
 
 FILES = {
     "glove.txt": lines().encode(),
-    "tabs.txt": lines(separator="\t").encode(),
+    "tabs.txt.gz": gzip.compress(lines(separator="\t").encode()),
     "word2vec.txt": f"{len(WORDS)} {DIM}\n{lines()}".encode(),
     "cc.en.6.vec": f"{len(WORDS)} {DIM}\n{lines(end=' ' + chr(10))}\n\n".encode(),
 }
@@ -120,19 +120,14 @@ FILES = {
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_format_gives_the_same_rows(tmp_path: Path, name: str) -> None:
-    zipped = name == "tabs.txt"
-    file_bytes = gzip.compress(FILES[name]) if zipped else FILES[name]
-    path = tmp_path / (f"{name}.gz" if zipped else name)
-    path.write_bytes(file_bytes)
+    path = tmp_path / name
+    path.write_bytes(FILES[name])
     start_values = read_start(path, vocabulary("film", "1999", "x", "naïve", "absent", "y"), DIM)
-    assert start_values.facts["file_words"] == len(WORDS)
-    assert (start_values.facts["words"], start_values.facts["tokens"]) == (3, 0.375)
-    assert start_values.facts["sha256"] == hashlib.sha256(file_bytes).hexdigest()
-    for word, number in (("film", 2), ("1999", 3), ("naïve", 5)):
-        np.testing.assert_array_equal(
-            start_values.embedding[start_values.ids.tolist().index(number)], VALUES[WORDS.index(word)]
-        )
+    expected_facts = {"file_words": len(WORDS), "words": 3, "tokens": 0.375}
+    expected_facts["sha256"] = hashlib.sha256(FILES[name]).hexdigest()
+    assert start_values.facts.items() >= expected_facts.items()
     assert start_values.ids.tolist() == [2, 3, 5]
+    np.testing.assert_array_equal(start_values.embedding, VALUES[[*map(WORDS.index, ("film", "1999", "naïve"))]])
 
 
 @pytest.mark.parametrize(
