@@ -132,6 +132,8 @@ class StopHandler:
         """The command has ended, and decides its exit code: later signals change nothing."""
         if self.ending is not None:
             self.ending.acquire()  # cannot hang: the other thread ends the process
+            for number in SIGNALS:  # Python's own end would give handled ones their default effect
+                signal.signal(number, signal.SIG_IGN)
 
     @contextmanager
     def advising(self, advice: str) -> Iterator[None]:
