@@ -9,7 +9,8 @@ of figures has the fingerprint of the dataset and the settings of the model; fil
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from harness.baselines.sentence_encoder import Embeddings, find_encoder, measure_encoder, recipe_of
-from harness.baselines.tfidf import RECIPE, measure_linear, names_of
+from harness.baselines.tfidf import RECIPE, check_labels, measure_linear, names_of
 from harness.metrics.intervals import difference_interval
 from harness.metrics.tables import print_figures
 from harness.rundir.bundle_files import OF_WEIGHTS
@@ -32,7 +33,8 @@ from harness.rundir.results import (
     write_results,
 )
 from padless.core.atomic import refusal
-from padless.core.errors import DataError
+from padless.core.errors import ConfigError, DataError
+from padless.core.processes import lock_file
 from padless.core.schema import LocalPath, Name
 from padless.core.split_names import TEST, VALIDATION
 from padless.core.terminal import Screen, duration, print_stderr
@@ -40,6 +42,7 @@ from preprocessing.dataset.shards import Manifest
 from preprocessing.dataset.views import folder_for, read_data
 
 FOLDER, SPLITS = BASELINE, (VALIDATION, TEST)
+LOCK, MEASURE_LIMIT_S = "baseline.lock", 3600.0
 HINT = "delete it, and `padless baseline` makes it again"
 
 
@@ -76,19 +79,21 @@ def main(config: BaselineConfig) -> None:
     if not folder.is_relative_to(Path(config.data, FOLDER)):  # a folder of the user's
         for name in names_of(manifest):
             check_replaceable(folder, name, {OF_WEIGHTS: None, "dataset": manifest.fingerprint})
-    figures, failure = read_results(folder, manifest.fingerprint, recipe), None
-    origin = f"measured before, found in {folder}"
-    if not is_complete(figures, manifest, parent):
-        if embeddings is None:
-            results = measure_linear(config.data, manifest)
-        else:
-            results = measure_encoder(config.data, manifest, embeddings)
-        figures, origin = {name: values for name, (values, _) in results.items()}, f"written in {folder}"
-        try:
-            for values, predictions in results.values():
-                write_results(folder, values, manifest.labels, manifest.label_type, predictions)
-        except OSError as error:
-            origin, failure = "", error
+    check_labels(config.data, manifest)
+    origin, failure = f"measured before, found in {folder}", None
+    with lock_folder(folder):
+        figures = read_results(folder, manifest.fingerprint, recipe)
+        if not is_complete(figures, manifest, parent):
+            if embeddings is None:
+                results = measure_linear(config.data, manifest)
+            else:
+                results = measure_encoder(config.data, manifest, embeddings)
+            figures, origin = {name: values for name, (values, _) in results.items()}, f"written in {folder}"
+            try:
+                for values, predictions in results.values():
+                    write_results(folder, values, manifest.labels, manifest.label_type, predictions)
+            except OSError as error:
+                origin, failure = "", error
     if config.json:
         print(json.dumps(figures, indent=2))
     else:
@@ -97,6 +102,18 @@ def main(config: BaselineConfig) -> None:
         raise refusal(failure, folder)
     if failure:
         print_stderr(f"warning: {folder} cannot be written ({failure.strerror}); no run finds the figures there")
+
+
+@contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Wait for another process that measures here, since it leaves the figures; a folder that cannot be written is not
+    locked.
+    """
+    busy = ConfigError(f"output: {folder}: another process has measured there for {MEASURE_LIMIT_S / 60:.0f} minutes")
+    with ExitStack() as stack:
+        with suppress(OSError):
+            stack.enter_context(lock_file(folder / LOCK, MEASURE_LIMIT_S, busy))
+        yield
 
 
 def is_complete(figures: Mapping[str, Mapping[str, Any]], manifest: Manifest, parent: Path) -> bool:

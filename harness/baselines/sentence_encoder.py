@@ -34,7 +34,7 @@ from threadpoolctl import threadpool_limits
 from harness.baselines.tfidf import (
     Linear,
     OnSplit,
-    check,
+    check_labels,
     describe_logits,
     find_predictable,
     learn_linear,
@@ -245,10 +245,10 @@ def measure_encoder(data: str, manifest: Manifest, embeddings: Embeddings) -> di
     """Train on the training split, measure each split of ``names_of``, and write the predictions for the rows without
     labels.
 
-    Raises ``DataError`` as ``check``, ``read_texts``, ``Embeddings.look_up`` and ``predict_held_out`` do, and
+    Raises ``DataError`` as ``check_labels``, ``read_texts``, ``Embeddings.look_up`` and ``predict_held_out`` do, and
     ``StorageError`` if writing fails.
     """
-    check(data, manifest)
+    check_labels(data, manifest)
     if manifest.has_label_sets:
         problem = "a text may have several labels, which a regression on an encoder does not learn"
         raise DataError(f"{join(data, MANIFEST)}: {problem}; leave the encoder out")

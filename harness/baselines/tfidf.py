@@ -71,7 +71,7 @@ def estimate_seconds(manifest: Manifest) -> float:
     return 3 + manifest.tokens(TRAIN) * 1e-6 * (1 + 0.6 * num_outputs(manifest))
 
 
-def check(data: str | Path, manifest: Manifest) -> None:
+def check_labels(data: str | Path, manifest: Manifest) -> None:
     """Raise ``DataError`` if a needed split is missing or training rows have only one class."""
     path = join(data, MANIFEST)
     for name in (TRAIN, VALIDATION):
@@ -195,9 +195,8 @@ def learn_linear(
 def measure_linear(data: str | Path, manifest: Manifest) -> dict[str, OnSplit]:
     """Train on the training split, and measure each split of ``names_of``.
 
-    Raises ``DataError`` as ``check`` does, and for shards that are missing or damaged.
+    ``check_labels`` has passed. Raises ``DataError`` for shards that are missing or damaged.
     """
-    check(data, manifest)
     start_s = time.process_time()
     splits = [open_split(data, manifest, name) for name in names_of(manifest)]
     linear_facts, logits = learn_linear(data, manifest, splits)
