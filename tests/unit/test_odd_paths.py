@@ -104,7 +104,7 @@ def test_no_command_passes_an_escape_sequence_on(
     """Neither to a file nor, for the longest command, to a terminal with a live line."""
     redraw = "(?!)"
     if words[0] == "baseline":
-        redraw = "\r\x1b\\[K"
+        redraw = "\r\x1b\\[J"
         monkeypatch.setattr(terminal, "is_terminal", lambda stream: True)
         monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.chdir(hostile_folder)
