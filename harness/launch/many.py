@@ -286,8 +286,11 @@ class Members:
 
     def describe(self) -> list[str]:
         """The live lines: one for each training at work, and how many wait."""
-        working = [slot for slot in self.slots if slot.member and slot.call]
-        lines = [f"{slot.member.name}  {slot.lines[-1].strip() if slot.lines else 'begins'}" for slot in working]
+        lines = list[str]()
+        for slot in self.slots:
+            if slot.member and slot.call:
+                last_line = slot.lines[-1].strip() if slot.lines else "begins"
+                lines.append(f"{slot.member.name}  {last_line}")
         return [*lines, f"{count_noun(len(self.waiting), 'training')} to begin"] if self.waiting else lines
 
 
