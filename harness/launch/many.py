@@ -39,7 +39,7 @@ from harness.rundir.records import read_status
 from harness.rundir.results import read_measured
 from harness.training import preflight
 from harness.training.rules import PROCESS_BYTES, ResolvedConfig, processes_on_cores, resolve_config, with_values
-from padless.core.errors import ERRORS, ConfigError, UserError
+from padless.core.errors import ConfigError, UserError
 from padless.core.fork_server import SERVER, Call
 from padless.core.jobs import Share
 from padless.core.processes import POLL_S, available_cores
@@ -49,6 +49,7 @@ from preprocessing.dataset.views import read_data
 
 KEPT_LINES = 40
 """Of what a member prints; its ``log.txt`` has all."""
+TRACEBACK = "Traceback (most recent call last):"
 SHORTEST_S = 1.0
 """No training begins with less time than this."""
 
@@ -260,8 +261,9 @@ class Members:
         if code and STOP.signal is None and not self.code:
             self.code = code
             *earlier_lines, last_line = slot.lines or [f"exit code {code}"]
-            if code not in ERRORS:  # a fault of the program: its traceback
-                print_stderr("\n".join(earlier_lines))
+            if TRACEBACK in earlier_lines:
+                for line in earlier_lines[earlier_lines.index(TRACEBACK) :]:
+                    print_stderr(line)
             print_stderr(f"error: {slot.member.name}: {last_line.removeprefix('error: ')}")
         elif not code:
             measured = read_measured(slot.member.path)
@@ -286,8 +288,11 @@ class Members:
 
     def describe(self) -> list[str]:
         """The live lines: one for each training at work, and how many wait."""
-        working = [slot for slot in self.slots if slot.member and slot.call]
-        lines = [f"{slot.member.name}  {slot.lines[-1].strip() if slot.lines else 'begins'}" for slot in working]
+        lines = list[str]()
+        for slot in self.slots:
+            if slot.member and slot.call:
+                last_line = slot.lines[-1].strip() if slot.lines else "begins"
+                lines.append(f"{slot.member.name}  {last_line}")
         return [*lines, f"{count_noun(len(self.waiting), 'training')} to begin"] if self.waiting else lines
 
 

@@ -124,6 +124,7 @@ def test_no_command_passes_an_escape_sequence_on(
         ("tcp://SECRET@host:1: no 'SECRET@host:1', but secrets", "tcp://host:1: no '…@host:1', but secrets"),
         ("http://me:SECRET@host:80/a.csv: no such file", "http://host:80/a.csv: no such file"),
         ("see 'https://me:SE@CRET@host/a.csv?token=SECRET': gone", "see 'https://host/a.csv': gone"),
+        ("none of ['http://host/a?SECRET', 'http://host/b?SECRET']", "none of ['http://host/a', 'http://host/b']"),
         ("s3://KEY:SEC/RET+x@bucket/p?region=SECRET", "s3://bucket/p"),
         ("s3://bucket/part-?.csv", "s3://bucket/part-?.csv"),
     ],
