@@ -17,6 +17,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf
@@ -35,7 +36,7 @@ from harness.output.many_runs import collect, score_all_rows
 from harness.output.report import write_report_quietly
 from harness.rundir import layout, results
 from harness.rundir.layout import REPORT, Member
-from harness.rundir.records import read_status
+from harness.rundir.records import Ending, read_status, write_status
 from harness.rundir.results import read_measured
 from harness.training import preflight
 from harness.training.rules import PROCESS_BYTES, ResolvedConfig, processes_on_cores, resolve_config, with_values
@@ -43,7 +44,7 @@ from padless.core.errors import ConfigError, UserError
 from padless.core.fork_server import SERVER, Call
 from padless.core.jobs import Share
 from padless.core.processes import POLL_S, available_cores
-from padless.core.signals import PREEMPTED, STOP, listen_in_launcher, listen_in_rank
+from padless.core.signals import INTERRUPTED, PREEMPTED, STOP, listen_in_launcher, listen_in_rank
 from padless.core.terminal import Live, Screen, count_noun, print_stderr
 from preprocessing.dataset.views import read_data
 
@@ -208,10 +209,12 @@ class Members:
         """Of the first member that did not finish."""
         self.stopped_at = inf
         """When a stop signal was passed on to all."""
+        self.kill_code: int | None = None
+        """The exit code where members were killed."""
 
     def train(self) -> int:
         """Train all; if one fails, or a stop signal comes, the others save and end. The exit code of the first that
-        failed, 85 after a signal or at the end of ``max_time``, else 0.
+        failed, 85 after a signal or at the end of ``max_time``, else 0; 130 or 1 if they were killed before they saved.
         """
         until_s = time.monotonic() + (self.launch_config.max_time_s or inf)
         number = count_noun(len(self.slots), "training")
@@ -235,6 +238,8 @@ class Members:
         finally:
             live.close()
         STOP.must_save = False
+        if self.kill_code is not None:
+            return self.kill_code
         return self.code if STOP.signal is None else PREEMPTED
 
     def begin(self, slot: Slot, left_s: float) -> None:
@@ -256,8 +261,9 @@ class Members:
             with call:
                 code = call.result()  # cannot hang: it has ended
         except UserError as error:
-            code = error.exit_code
+            code = self.kill_code or error.exit_code
             slot.lines.append(f"error: {error}")
+            note_death(slot.member.path, code, str(error))
         if code and STOP.signal is None and not self.code:
             self.code = code
             *earlier_lines, last_line = slot.lines or [f"exit code {code}"]
@@ -279,6 +285,7 @@ class Members:
             return
         calls = [slot.call for slot in self.slots if slot.call is not None]
         if STOP.is_urgent or time.monotonic() > self.stopped_at + launcher.SAVE_LIMIT_S:
+            self.kill_code = INTERRUPTED if STOP.is_urgent else 1
             for call in calls:
                 call.kill(signal.SIGKILL)
         elif self.stopped_at == inf:
@@ -294,6 +301,14 @@ class Members:
                 last_line = slot.lines[-1].strip() if slot.lines else "begins"
                 lines.append(f"{slot.member.name}  {last_line}")
         return [*lines, f"{count_noun(len(self.waiting), 'training')} to begin"] if self.waiting else lines
+
+
+def note_death(run: Path, code: int, sentence: str) -> None:
+    """Write into the status of a run that its process died, if the run says that it is at work."""
+    status = read_status(run)
+    if status.get("state") == "running":
+        with suppress(UserError):
+            write_status(run, Ending("failed", status["step"], code, sentence))
 
 
 def member_keys(member: Member, launch_config: TrainConfig) -> dict[str, Any]:
