@@ -24,9 +24,9 @@ from harness.rundir.json_files import Line
 from harness.rundir.layout import BUNDLE, METRICS, THROUGHPUT
 from harness.rundir.metrics_log import read_log
 from harness.rundir.records import read_environment, read_run_config, read_status
-from harness.rundir.results import read_measured
+from harness.rundir.results import figures_name, read_figures, read_measured
 from padless.core.errors import DataError, UserError
-from padless.core.split_names import VALIDATION
+from padless.core.split_names import TEST, VALIDATION
 from padless.core.terminal import public_values
 from preprocessing.dataset.shards import VOCABULARY, Manifest
 from preprocessing.dataset.views import find_originals, home_of, read_data
@@ -63,6 +63,10 @@ class RunFacts:
         """Figures on the test split, else on validation, if any."""
         self.split = self.measured.split if self.measured is not None else None
         self.figures = self.measured.figures if self.measured is not None else None
+        self.figures_note: str | None = None
+        """Why figures of the test split are not shown, although there are some."""
+        if self.split != TEST and read_figures(self.directory, TEST):
+            self.figures_note = f"{figures_name(TEST)} has figures of other weights than the best of this run"
         info = find_info(self.directory / BUNDLE)
         self.fingerprint = info.dataset if info is not None else None
         """Fingerprint of the dataset of the training."""

@@ -38,7 +38,7 @@ from harness.rundir.layout import BUNDLE, describe_missing_bundle
 from padless.core import atomic
 from padless.core.errors import ConfigError, DataError
 from padless.core.processes import memory_bytes
-from padless.core.schema import Count, Positive, Sha256, Share, convert_json
+from padless.core.schema import AtLeast0, AtLeast1, Sha256, Share, convert_json
 from padless.core.untrusted import quote_value, read_bytes
 from preprocessing.config import ReadingOptions
 from preprocessing.dataset.index import REBUILD
@@ -68,9 +68,9 @@ Length = Annotated[str, Meta(pattern=r"^[0-9]{1,9}\Z")]
 class SplitFacts(TypedDict):
     """Statistics of a split."""
 
-    rows: Count
-    labels: dict[str, Count]
-    lengths: dict[Length, Count]
+    rows: AtLeast0
+    labels: dict[str, AtLeast0]
+    lengths: dict[Length, AtLeast0]
     unknown_rate: Share | None
 
 
@@ -82,7 +82,7 @@ class BundleInfo:
     """File name of the safetensors file."""
     weights_sha256: Sha256
     model: ModelConfig
-    vocabulary_size: Positive
+    vocabulary_size: AtLeast1
     vocabulary_hash: str
     text: dict[str, Any]
     text_hash: str
@@ -91,7 +91,7 @@ class BundleInfo:
     """Logits are divided by it before they become probabilities; fitted on the validation split."""
     threshold: Share
     """Class 1 is predicted from this probability on; two classes only."""
-    step: Count
+    step: AtLeast0
     """Optimizer steps behind these weights."""
     dataset: str
     """Fingerprint of the dataset they were trained on."""
@@ -101,7 +101,7 @@ class BundleInfo:
     """Word vectors that the embedding started from: source, sha256, coverage; None: it started random."""
     started_from: dict[str, Any] | None = None
     """Weights of another bundle that these started from: source, hashes, coverage, parts; or None."""
-    fold: Count | None = None
+    fold: AtLeast0 | None = None
     """The held-out fold of the dataset; None: its validation split was held out."""
     label_type: LabelType = "text"
     """The type of the dataset's label column, and of predictions."""

@@ -28,7 +28,7 @@ from harness.rundir.json_files import FileName, Indexed, check_file, facts_of, r
 from harness.rundir.layout import BUNDLE, CHECKPOINTS, EVALUATION
 from padless.core import atomic
 from padless.core.errors import DataError
-from padless.core.schema import Count, Record, convert_json
+from padless.core.schema import AtLeast0, Record, convert_json
 from padless.core.untrusted import quote_value
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class CheckpointManifest(Record, frozen=True):
 
     format: str
     format_version: int
-    step: Count
+    step: AtLeast0
     files: dict[FileName, Indexed]
 
 

@@ -18,7 +18,7 @@ from msgspec import Meta
 
 from padless.core import atomic
 from padless.core.errors import DataError
-from padless.core.schema import Count, Record, Sha256
+from padless.core.schema import AtLeast0, Record, Sha256
 from padless.core.untrusted import open_regular, parse_json, quote_value, read_bytes, read_json, sha256_of
 
 T = TypeVar("T")
@@ -71,7 +71,7 @@ def read_sealed(path: Path, kind: tuple[str, int], advice: str) -> dict[str, Any
 class Indexed(Record, frozen=True):
     """An index's entry for a file."""
 
-    bytes: Count
+    bytes: AtLeast0
     sha256: Sha256
 
 

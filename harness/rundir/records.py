@@ -29,7 +29,7 @@ from harness.rundir.layout import (
 from padless.core import atomic
 from padless.core.errors import DataError
 from padless.core.processes import available_cores
-from padless.core.schema import Count, Record, convert_json
+from padless.core.schema import AtLeast0, Record, convert_json
 from padless.core.terminal import public
 from padless.core.untrusted import one_line
 
@@ -141,7 +141,7 @@ class Ending(Record, frozen=True):
     """How a run ended, or where it is: ``status.json``."""
 
     state: State
-    step: Count = 0
+    step: AtLeast0 = 0
     exit_code: int = 0
     reason: str = ""
     launch: str | None = None

@@ -28,8 +28,6 @@ from harness.training.optim import (
 from harness.training.throughput import Meter, record_event, summarize_throughput
 from padless.core.errors import ConfigError, DataError
 
-NAN_LIMIT = 3
-"""Steps in a row without a finite gradient after which a training ends."""
 FP16_FIRST_SKIPS = 20
 """Extra skipped steps allowed in fp16: at the start, loss scaling skips steps until it finds a scale that fits."""
 MAX_SKIPS = 3

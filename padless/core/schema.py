@@ -35,8 +35,6 @@ Wait = Annotated[float, Meta(gt=0, le=366 * 86_400)]
 """Seconds, at most a year: the clocks of some libraries end at more."""
 ShareText = Annotated[str, Meta(pattern=r"^\d{1,5}/[1-9]\d{0,4}\Z", description="of the form i/n, as 3/8")]
 """One share of several, as in 3/8."""
-Count = AtLeast0
-Positive = AtLeast1
 Share = Annotated[float, Meta(ge=0, le=1)]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 

@@ -30,7 +30,7 @@ from msgspec import Meta
 
 from padless.core import arrays, atomic
 from padless.core.errors import DataError
-from padless.core.schema import Count, Positive
+from padless.core.schema import AtLeast0, AtLeast1
 from padless.core.split_names import ALL_SPLITS
 from padless.core.untrusted import one_line
 
@@ -55,7 +55,7 @@ INDEX_SCHEMA = non_null_schema(
 
 Number = Annotated[str, Meta(pattern=r"^(-1|0|[1-9][0-9]{0,8})\Z")]
 SplitName = Annotated[str, Meta(pattern=rf"^({'|'.join(ALL_SPLITS)})\Z")]
-Rows = dict[Number, Positive]
+Rows = dict[Number, AtLeast1]
 """Rows by length, label or width, as in ``{"17": 3}``."""
 
 
@@ -96,13 +96,13 @@ class Totals:
 
     split: SplitName
     """The folder of the shards."""
-    first: Count
+    first: AtLeast0
     """Line of the first one in the index."""
-    shards: Positive
-    rows: Positive
-    tokens: Positive
+    shards: AtLeast1
+    rows: AtLeast1
+    tokens: AtLeast1
     """Sum of the lengths."""
-    bytes: Positive
+    bytes: AtLeast1
     widths: Rows
     lengths: Rows
     """Enough to plan a run without opening a shard."""

@@ -100,14 +100,16 @@ def read_complete(root: str | Path) -> Manifest:
 
 def collect_figures(root: str | Path, manifest: Manifest) -> dict[str, Any]:
     """What ``--json`` prints of a dataset: its text options, its statistics, and the figures of each split."""
+    statistics = {name: value for name, value in manifest.statistics.items() if name != "splits"}
+    figures_by_split = {name: describe_split(manifest, name) for name in manifest.names}
     return {
         "dataset": str(root),
         "fingerprint": manifest.fingerprint,
         "labels": manifest.labels,
         "vocabulary_size": manifest.vocabulary_size,
         "text": manifest.text,
-        "statistics": {name: value for name, value in manifest.statistics.items() if name != "splits"},
-        "splits": {name: describe_split(manifest, name) for name in manifest.names},
+        "statistics": statistics,
+        "splits": figures_by_split,
     }
 
 

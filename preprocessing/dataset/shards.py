@@ -30,7 +30,7 @@ from msgspec import Meta
 
 from padless.core import arrays, atomic
 from padless.core.errors import DataError
-from padless.core.schema import Count, Positive, Sha256, Share, convert_json
+from padless.core.schema import AtLeast0, AtLeast1, Sha256, Share, convert_json
 from padless.core.split_names import NO_LABEL, UNLABELLED
 from padless.core.untrusted import check_regular, one_line, parse_json, read_bytes
 from preprocessing.dataset.index import REBUILD, Index, Lazy, ShardInfo, SplitName, Totals, non_null_schema, shard_path
@@ -59,7 +59,7 @@ class Manifest:
     index: Sha256
     """sha256 of ``index.arrow``, which has a line for each shard."""
     id_dtype: Annotated[str, Meta(pattern=r"^(uint16|int32)\Z")]
-    block_rows: Positive
+    block_rows: AtLeast1
     vocabulary_size: Annotated[int, Meta(ge=3, le=MAX_VOCABULARY_SIZE)]
     vocabulary_hash: Sha256
     text: dict[str, Any]
@@ -72,7 +72,7 @@ class Manifest:
     """The type of the source's label column, and of predictions; ``labels`` are its values as texts."""
     format: str = FORMAT
     format_version: int = FORMAT_VERSION
-    label_sets: Annotated[list[list[Count]], Meta(max_length=MAX_LABEL_SETS)] | None = None
+    label_sets: Annotated[list[list[AtLeast0]], Meta(max_length=MAX_LABEL_SETS)] | None = None
     """With several labels to a text: the classes of each set of labels that occurs, ascending."""
 
     def to_json(self) -> dict[str, Any]:
@@ -156,8 +156,8 @@ class Manifest:
 class SplitStatistics(TypedDict, total=False):
     """``statistics.splits`` of one split: the keys that reports read."""
 
-    truncated: Count
-    empty: Count
+    truncated: AtLeast0
+    empty: AtLeast0
     unknown_rate: Share
 
 
@@ -165,9 +165,9 @@ class SourceFile(TypedDict):
     """``provenance.sources``: a file of the corpus, with the keys for reading its texts again."""
 
     name: str
-    rows: Count
-    first_row: Count
-    bytes: Count
+    rows: AtLeast0
+    first_row: AtLeast0
+    bytes: AtLeast0
     fingerprint: dict[str, Any]
 
 
@@ -175,7 +175,7 @@ class DescriptiveKeys(TypedDict, total=False):
     """Descriptive keys, not part of the fingerprint; other keys are allowed."""
 
     splits: dict[str, SplitStatistics]
-    dropped: dict[str, Count]
+    dropped: dict[str, AtLeast0]
     sources: list[SourceFile]
     config: dict[str, Any]
     versions: dict[str, str]
