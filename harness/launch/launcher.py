@@ -79,6 +79,9 @@ class Failure:
     """The rank ended because another one was gone."""
 
 
+INTERRUPTED_TWICE = Failure(INTERRUPTED, f"interrupted twice from the keyboard: ended at once; {RESUMES}")
+
+
 def launch_training(launch_config: TrainConfig, recipe: RunConfig, start: Start | None = None) -> int:
     """Check, start, wait; returns the run's own exit code. ``start`` replaces ``run_ranks``."""
     screen = Screen(quiet=recipe.quiet)
@@ -190,7 +193,7 @@ class Launch:
             if STOP.signal is None:
                 continue
             if STOP.is_urgent:
-                self.verdict = Failure(INTERRUPTED, f"interrupted twice from the keyboard: ended at once; {RESUMES}")
+                self.verdict = INTERRUPTED_TWICE
             elif time.monotonic() > STOP.received_at + SAVE_LIMIT_S:
                 reason = f"the ranks had not ended {SAVE_LIMIT_S:.0f} s after {STOP.name}, and were killed"
                 self.verdict = Failure(1, f"{reason}; {RESUMES}")

@@ -44,7 +44,7 @@ from padless.core.errors import ConfigError, UserError
 from padless.core.fork_server import SERVER, Call
 from padless.core.jobs import Share
 from padless.core.processes import POLL_S, available_cores
-from padless.core.signals import INTERRUPTED, PREEMPTED, STOP, listen_in_launcher, listen_in_rank
+from padless.core.signals import PREEMPTED, STOP, listen_in_launcher, listen_in_rank
 from padless.core.terminal import Live, Screen, count_noun, print_stderr
 from preprocessing.dataset.views import read_data
 
@@ -209,8 +209,8 @@ class Members:
         """Of the first member that did not finish."""
         self.stopped_at = inf
         """When a stop signal was passed on to all."""
-        self.kill_code: int | None = None
-        """The exit code where members were killed."""
+        self.verdict: launcher.Failure | None = None
+        """Why members were killed."""
 
     def train(self) -> int:
         """Train all; if one fails, or a stop signal comes, the others save and end. The exit code of the first that
@@ -238,8 +238,9 @@ class Members:
         finally:
             live.close()
         STOP.must_save = False
-        if self.kill_code is not None:
-            return self.kill_code
+        if self.verdict is not None:
+            print_stderr(f"error: {self.verdict.sentence}")
+            return self.verdict.code
         return self.code if STOP.signal is None else PREEMPTED
 
     def begin(self, slot: Slot, left_s: float) -> None:
@@ -261,9 +262,10 @@ class Members:
             with call:
                 code = call.result()  # cannot hang: it has ended
         except UserError as error:
-            code = self.kill_code or error.exit_code
-            slot.lines.append(f"error: {error}")
-            note_death(slot.member.path, code, str(error))
+            failure = self.verdict or launcher.Failure(error.exit_code, str(error))
+            code = failure.code
+            slot.lines.append(f"error: {failure.sentence}")
+            note_death(slot.member.path, failure)
         if code and STOP.signal is None and not self.code:
             self.code = code
             *earlier_lines, last_line = slot.lines or [f"exit code {code}"]
@@ -285,7 +287,10 @@ class Members:
             return
         calls = [slot.call for slot in self.slots if slot.call is not None]
         if STOP.is_urgent or time.monotonic() > self.stopped_at + launcher.SAVE_LIMIT_S:
-            self.kill_code = INTERRUPTED if STOP.is_urgent else 1
+            self.verdict = launcher.INTERRUPTED_TWICE
+            if not STOP.is_urgent:
+                reason = f"the trainings had not ended {launcher.SAVE_LIMIT_S:.0f} s after a stop, and were killed"
+                self.verdict = launcher.Failure(1, f"{reason}; {launcher.RESUMES}")
             for call in calls:
                 call.kill(signal.SIGKILL)
         elif self.stopped_at == inf:
@@ -303,12 +308,12 @@ class Members:
         return [*lines, f"{count_noun(len(self.waiting), 'training')} to begin"] if self.waiting else lines
 
 
-def note_death(run: Path, code: int, sentence: str) -> None:
+def note_death(run: Path, failure: launcher.Failure) -> None:
     """Write into the status of a run that its process died, if the run says that it is at work."""
     status = read_status(run)
     if status.get("state") == "running":
         with suppress(UserError):
-            write_status(run, Ending("failed", status["step"], code, sentence))
+            write_status(run, Ending("failed", status["step"], failure.code, failure.sentence))
 
 
 def member_keys(member: Member, launch_config: TrainConfig) -> dict[str, Any]:
