@@ -41,7 +41,7 @@ test-fast: lint ## Lint, types and the tests that start no process (under a minu
 	$(PYTEST) tests/unit tests/laws -n 2 --dist loadfile -m 'not processes and not thorough and not slow and not night'
 
 test-slow: setup ## The long proofs: kills under the launcher, a million rows, SLURM jobs (20 minutes)
-	@$(MAKE) -j2 --output-sync=target tests-slow tests-slurm
+	@$(MAKE) -j2 tests-slow tests-slurm
 
 tests-slow: setup
 	$(PYTEST) -n 2 --dist loadfile --timeout 2400 --durations 30 -m 'slow and not night' --ignore tests/slurm

@@ -132,12 +132,12 @@ def measure_figure(
         model = linear_model().fit(learned["text"], learned["label"])
         accuracy = float(model.score(measured["text"], measured["label"]))
     else:
-        run_module("preprocessing", "prepare", *sources(config, corpus, labelled, folder), "--output", folder / "data")
+        run_module("padless", "prepare", *sources(config, corpus, labelled, folder), "--output", folder / "data")
         words: list[object] = ["--config", config.recipe, "--num_processes", 1, "--seed", seed]
         if config.teacher:
             run_module("padless", "baseline", folder / "data", "--encoder", config.teacher)
-            predictions = folder / "data" / "teachers" / f"{Path(config.teacher).name}.parquet"
-            words += ["--teacher", predictions] if predictions.exists() else []
+            for predictions in (folder / "data" / "teachers").glob("*.parquet"):  # none where it would not help
+                words += ["--teacher", predictions]
         run_module("padless", "train", *words, "--data", folder / "data", "--run", folder / "run")
         accuracy = float((read_figures(folder / "run", TEST) or {})["accuracy"])
     return {"rows": len(labelled), "accuracy": accuracy, "seconds": time.monotonic() - start_s}

@@ -67,7 +67,7 @@ def prepare(config: SpeedrunConfig) -> None:
     words = [config.file, "--source.label_column", config.label_column, "--executor.workers", config.threads]
     words += ["--splits.folds", config.folds, "--splits.test", 0, *(["--config", config.text] if config.text else [])]
     words += ["--splits.group_column", config.group_column] if config.group_column else []
-    run_module("preprocessing", "prepare", *words, "--output", Path(config.output, "data"))
+    run_module("padless", "prepare", *words, "--output", Path(config.output, "data"))
 
 
 def train_fold(config: SpeedrunConfig, member: Member) -> Member:

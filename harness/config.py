@@ -222,7 +222,7 @@ class RunConfig:
     """Validate on this fold of the dataset (splits.folds), and train on the others; train --folds all does so with
     each. null: the dataset's train and validation splits."""
     teacher: LocalPath | None = None
-    """What teaches the rows of the split unlabelled: a FILE of predictions, with columns as predict writes them, or a
+    """Teacher of the rows of the split unlabelled: a FILE of predictions, with columns as predict writes them, or a
     sentence encoder, for which baseline --encoder writes that file first. See docs/few-labels.md. null: labels alone.
     """
     run: LocalPath = AUTO

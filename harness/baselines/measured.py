@@ -8,7 +8,6 @@ of figures has the fingerprint of the dataset and the settings of the model; fil
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from harness.rundir.results import (
     write_results,
 )
 from padless.core.atomic import refusal
+from padless.core.cli import print_json
 from padless.core.errors import ConfigError, DataError
 from padless.core.processes import lock_file
 from padless.core.schema import LocalPath, Name
@@ -95,7 +95,7 @@ def main(config: BaselineConfig) -> None:
             except OSError as error:
                 origin, failure = "", error
     if config.json:
-        print(json.dumps(figures, indent=2))
+        print_json(figures)
     else:
         print_results(config, manifest, figures, origin)
     if failure and config.output:

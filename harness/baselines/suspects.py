@@ -22,6 +22,7 @@ from harness.metrics.calibration import fit_temperature
 from harness.metrics.metrics import probabilities
 from padless.core import atomic
 from padless.core.atomic import storage_errors
+from padless.core.cli import print_json
 from padless.core.errors import ConfigError, DataError
 from padless.core.schema import LocalPath, Name
 from padless.core.terminal import Screen, count_noun, plain_line, public
@@ -45,6 +46,8 @@ class SuspectsConfig:
     """Dataset directory."""
     output: LocalPath | None = None
     """New .csv file for all suspects: row of the source, label, the label that is more probable, and why."""
+    json: bool = False
+    """Print all suspects as one JSON object instead of the first lines."""
 
     def __post_init__(self) -> None:
         """Check that the output fits."""
@@ -59,19 +62,28 @@ def main(config: SuspectsConfig) -> None:
     manifest = read_data(config.data)
     if manifest.has_label_sets:
         raise DataError(f"{config.data}: its texts have several labels each; suspects are found where each has one")
-    suspects, screen = find_suspects(config, manifest), Screen()
-    num_equal = (suspects["why"] == EQUAL_TEXT).sum()
+    suspects = find_suspects(config, manifest)
+    if config.json:
+        print_json({"dataset": public(config.data), "suspects": suspects.to_dict("records")})
+    else:
+        print_suspects(config, suspects)
+    if config.output is not None:
+        path = Path(config.output)
+        with storage_errors(path), atomic.replacing(path) as temporary:
+            suspects.to_csv(temporary, index=False)
+        screen = Screen(quiet=config.json)
+        screen.print_text(f"written to {path}: correct these rows in the source, and prepare it again")
+
+
+def print_suspects(config: SuspectsConfig, suspects: pd.DataFrame) -> None:
+    """Print how many labels are suspect, and the first ones."""
+    screen, num_equal = Screen(), (suspects["why"] == EQUAL_TEXT).sum()
     counts = f"{count_noun(len(suspects), 'label')} probably wrong, {num_equal:,} of equal texts with several labels"
     screen.print_text(f"{public(config.data)}: {counts}")
     for suspect in suspects[:NUM_PRINTED].itertuples():
         answer = f"{plain_line(suspect.label)} → {plain_line(suspect.predicted)} {suspect.probability:.2f}"
         head = f"{suspect.split} row {suspect.row}: {answer}  "
         screen.print_excerpt(head, suspect.text)
-    if config.output is not None:
-        path = Path(config.output)
-        with storage_errors(path), atomic.replacing(path) as temporary:
-            suspects.to_csv(temporary, index=False)
-        screen.print_text(f"written to {path}: correct these rows in the source, and prepare it again")
 
 
 def find_suspects(config: SuspectsConfig, manifest: Manifest) -> pd.DataFrame:

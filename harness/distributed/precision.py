@@ -109,9 +109,9 @@ def configure_threads(device_type: str, num_threads: int | None = None, *, has_o
 def keep_memory() -> None:
     """Have malloc reuse freed blocks of any size in place of giving them back, where the C library can.
 
-    glibc maps a large block when it is asked for one and unmaps it when it is freed, and the kernel hands every page of
-    the next one out anew, filled with zeros (mallopt(3)). An LSTM needs such blocks for the gates of each batch: on two
-    cores, at batch 64, a third of a step went into these pages.
+    glibc maps a large block when it is asked for one and unmaps it when it is freed, and the kernel fills every page of
+    the next one with zeros (mallopt(3)). An LSTM needs such blocks for the gates of each batch: on two cores, at batch
+    64, a third of a step went into these pages.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

@@ -6,7 +6,6 @@ rows of the run whose weights it started from. New rows are read like the traini
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -42,6 +41,7 @@ from harness.rundir.results import (
 )
 from padless.core import arrays
 from padless.core.atomic import storage_errors, temporary_folder
+from padless.core.cli import print_json
 from padless.core.errors import ConfigError, DataError
 from padless.core.jobs import Workers, show_progress
 from padless.core.randomness import splitmix64
@@ -333,7 +333,7 @@ def finish_evaluation(
         share = f"{num_trained:,} of {num_rows:,} rows ({percent(num_trained / num_rows)})"
         print_stderr(f"warning: {share} are training texts, so new texts may do worse than these figures")
     if config.json:
-        print(json.dumps(values, indent=2, ensure_ascii=False))
+        print_json(values)
     elif not config.quiet:
         print_evaluation(Screen(), values)
         print(f"written to {directory / figures_name(name)} and {predictions_name(name)}")

@@ -16,8 +16,10 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,9 @@ from padless.core.signals import PREEMPTED, STOP, listen_in_launcher, listen_in_
 from padless.core.terminal import Live, Screen, count_noun, print_stderr
 from preprocessing.dataset.views import read_data
 
+KEPT_LINES = 40
+"""Of what a member prints; its ``log.txt`` has all."""
+TRACEBACK = "Traceback (most recent call last):"
 SHORTEST_S = 1.0
 """No training begins with less time than this."""
 
@@ -157,11 +162,12 @@ def train_member(steps: Sequence[RunConfig], launch_config: TrainConfig) -> int:
     """Train one member in this process, which a server has forked, or in ranks of this process where it has several;
     its exit code.
     """
-    if launch_config.num_processes == 1:
-        listen_in_rank()
-        return train_in_turn(steps, launch_config, train_here)
-    listen_in_launcher()
-    return train_in_turn(steps, launch_config)
+    from harness.distributed.stopping import run_rank
+
+    is_rank = launch_config.num_processes == 1
+    (listen_in_rank if is_rank else listen_in_launcher)()
+    start = train_here if is_rank else launcher.run_ranks
+    return run_rank(lambda _: train_in_turn(steps, launch_config, start))
 
 
 def train_here(resolved: ResolvedConfig, options: TrainConfig, num_processes: int) -> int:
@@ -181,8 +187,8 @@ class Slot:
     member: Member | None = None
     call: Call | None = None
     """The process of its member, while there is one."""
-    line: str = ""
-    """The last one that it printed."""
+    lines: deque[str] = field(default_factory=partial(deque, maxlen=KEPT_LINES))
+    """The last ones that it printed."""
 
 
 class Members:
@@ -201,8 +207,8 @@ class Members:
         self.waiting = [*steps_by_member]
         self.code = 0
         """Of the first member that did not finish."""
-        self.stop_signal: int | None = None
-        """The one that was passed on to all."""
+        self.stopped_at = inf
+        """When a stop signal was passed on to all."""
 
     def train(self) -> int:
         """Train all; if one fails, or a stop signal comes, the others save and end. The exit code of the first that
@@ -236,26 +242,30 @@ class Members:
         """Begin the next member that waits."""
         slot.member = self.waiting.pop(0)
         within = self.launch_config if left_s == inf else replace(self.launch_config, max_time=f"{left_s:.0f}")
-        slot.line = "begins"
+        slot.lines.clear()
         slot.call = SERVER.begin(train_member, self.steps_by_member[slot.member], within, **slot.variables)
 
     def follow(self, slot: Slot, call: Call) -> None:
-        """Keep the last line that a member has printed; when it has ended, note its exit code and print the line."""
+        """Keep the last lines that a member has printed; when it has ended, note its exit code, and print why."""
         has_ended = call.has_ended
         while content := call.read_output(0):
-            lines = [line.strip() for line in content.decode(errors="replace").splitlines() if line.strip()]
-            slot.line = lines[-1] if lines else slot.line
+            slot.lines.extend(line for line in content.decode(errors="replace").splitlines() if line.strip())
         if not has_ended:
             return
         assert slot.member is not None
         try:
             with call:
-                code = call.result()
+                code = call.result()  # cannot hang: it has ended
         except UserError as error:
-            code, slot.line = error.exit_code, f"error: {error}"
+            code = error.exit_code
+            slot.lines.append(f"error: {error}")
         if code and STOP.signal is None and not self.code:
             self.code = code
-            print_stderr(f"error: {slot.member.name}: {slot.line.removeprefix('error: ')}")
+            *earlier_lines, last_line = slot.lines or [f"exit code {code}"]
+            if TRACEBACK in earlier_lines:
+                for line in earlier_lines[earlier_lines.index(TRACEBACK) :]:
+                    print_stderr(line)
+            print_stderr(f"error: {slot.member.name}: {last_line.removeprefix('error: ')}")
         elif not code:
             measured = read_measured(slot.member.path)
             accuracy = f", accuracy {measured.figures['accuracy']:.4f} on {measured.split}" if measured else ""
@@ -269,17 +279,21 @@ class Members:
         if not self.code and STOP.signal is None:
             return
         calls = [slot.call for slot in self.slots if slot.call is not None]
-        if STOP.is_urgent or time.monotonic() > STOP.received_at + launcher.SAVE_LIMIT_S:
+        if STOP.is_urgent or time.monotonic() > self.stopped_at + launcher.SAVE_LIMIT_S:
             for call in calls:
                 call.kill(signal.SIGKILL)
-        elif self.stop_signal is None:
-            self.stop_signal = STOP.signal or signal.SIGTERM
+        elif self.stopped_at == inf:
+            self.stopped_at = time.monotonic()
             for call in calls:
-                call.kill(self.stop_signal)
+                call.kill(STOP.signal or signal.SIGTERM)
 
     def describe(self) -> list[str]:
         """The live lines: one for each training at work, and how many wait."""
-        lines = [f"{slot.member.name}  {slot.line}" for slot in self.slots if slot.member and slot.call]
+        lines = list[str]()
+        for slot in self.slots:
+            if slot.member and slot.call:
+                last_line = slot.lines[-1].strip() if slot.lines else "begins"
+                lines.append(f"{slot.member.name}  {last_line}")
         return [*lines, f"{count_noun(len(self.waiting), 'training')} to begin"] if self.waiting else lines
 
 

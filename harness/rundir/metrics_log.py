@@ -42,8 +42,8 @@ class MetricsLog:
     def __init__(self, run: Path, state: Mapping[str, Any] | None = None) -> None:
         """Truncate both files of ``run`` to what a checkpoint says (``state``); to nothing for a new run.
 
-        A file that its user has moved away begins anew. Raises ``DataError`` for a file that has fewer bytes or others,
-        and for anything but a file.
+        A file that its user has moved away starts empty. Raises ``DataError`` for a file that has fewer bytes or
+        others, and for anything but a file.
         """
         self.run = run
         saved: Mapping[str, Any] = state or {"log_bytes": {}}

@@ -5,7 +5,7 @@ Rank 0 does it on one thread and sends the result, so it is the same however man
 learning rate. Two models trained separately make different errors, and their sum is better than a model trained
 jointly: once the linear part fits the training rows, the network would have nothing left to learn.
 
-Words that are spelled alike share what they tell: the weight of a word in the table is its own plus those of its
+Words that are spelled alike share weight: the weight of a word in the table is its own plus those of its
 *pieces*, three to five neighbouring letters (as in fastText; Bojanowski et al., 2017). Pieces exist only while the
 table is learned, so they cost nothing afterwards. Long texts, where buckets have owners, are better without.
 """

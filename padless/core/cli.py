@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import re
 import shutil
@@ -277,6 +278,11 @@ def fill_lines(docstring: str, first_indent: str = "", indent: str = "") -> str:
     columns = min(shutil.get_terminal_size().columns, MAX_COLUMNS)
     wrapper = textwrap.TextWrapper(columns, first_indent, indent, break_long_words=False, break_on_hyphens=False)
     return wrapper.fill(text)
+
+
+def print_json(values: Mapping[str, Any]) -> None:
+    """Print the figures of a command as one JSON object, as ``--json`` asks."""
+    print(json.dumps(values, indent=2, ensure_ascii=False))
 
 
 def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> int:

@@ -100,9 +100,9 @@ class ForkServer:
             was_interrupted = call.forward_output()
             if was_interrupted:
                 with suppress(UserError):
-                    call.result()
+                    call.result()  # cannot hang: it has ended
                 raise KeyboardInterrupt
-            return call.result()
+            return call.result()  # cannot hang: it has ended
 
 
 class Call:

@@ -52,7 +52,7 @@ def address_without_secrets(match: re.Match[str]) -> str:
     """An ``ADDRESS`` without user, password and query."""
     protocol, host_and_path, query = match[1], match[3], match[4] or ""
     if protocol.lower().startswith("http") or "=" in query:
-        query = query[len(query.rstrip(".,:;)'")) :]  # of the sentence around it
+        query = query[len(query.rstrip(".,:;)]}'")) :]  # of the sentence around it
     return f"{protocol}{host_and_path}{query}"
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reports on a dataset from its manifest; a dataset as pandas frames and Arrow
+"""Reports on a dataset from its manifest, as tables or JSON; a dataset as pandas frames and Arrow
 tables, with ids decoded to tokens; and its checks: bytes against the manifest, lengths, labels and ids against ranges.
 """
 
@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from padless.core.arrays import unpad_segments
+from padless.core.cli import print_json
 from padless.core.errors import DataError
 from padless.core.schema import Name
 from padless.core.split_names import UNLABELLED
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PERCENTILES = (5, 25, 50, 75, 95, 99)
+TITLES = {"labels": "label {}", "length_percentiles": "length of {} %, at most"}
+"""Figures of a split by label or percentage, and the titles of their lines in the table."""
 
 REASONS = {
     "filtered": "with another value than source.where says",
@@ -64,31 +67,59 @@ class InspectConfig:
     """Dataset directory."""
     verify: bool = False
     """Check every byte instead; each problem is a line, and the exit code is 3."""
+    json: bool = False
+    """Print one JSON object instead of tables; with verify, the list of problems."""
 
 
 def main(config: InspectConfig) -> int:
     """Print what is in a dataset, or what is wrong with it; returns the exit code."""
     root = remote.local(config.data)
     if not config.verify:
-        Screen().print_lines(describe_dataset(root))
+        manifest = read_complete(root)
+        if config.json:
+            print_json(collect_figures(root, manifest))
+        else:
+            Screen().print_lines(describe_dataset(root, manifest))
         return 0
     problems = verify_dataset(root)
     for problem in problems:
         print_stderr(f"error: {problem}")
-    if problems:
-        return DataError.exit_code
-    print(f"ok: {public(config.data)}: {read_manifest(root).summary()}")
-    return 0
+    if config.json:
+        print_json({"problems": problems})
+    elif not problems:
+        print(f"ok: {public(config.data)}: {read_manifest(root).summary()}")
+    return DataError.exit_code if problems else 0
 
 
-def describe_dataset(root: str | Path) -> str:
-    """A table with a column for each split, and lines on the rows. Raises ``DataError`` for an unreadable dataset."""
-    import pandas as pd
-
+def read_complete(root: str | Path) -> Manifest:
+    """The manifest of a dataset directory with its vocabulary. Raises ``DataError`` unless both are readable."""
     manifest = read_manifest(root)
     check_vocabulary(root, manifest)
+    return manifest
+
+
+def collect_figures(root: str | Path, manifest: Manifest) -> dict[str, Any]:
+    """What ``--json`` prints of a dataset: its text options, its statistics, and the figures of each split."""
+    return {
+        "dataset": str(root),
+        "fingerprint": manifest.fingerprint,
+        "labels": manifest.labels,
+        "vocabulary_size": manifest.vocabulary_size,
+        "text": manifest.text,
+        "statistics": {name: value for name, value in manifest.statistics.items() if name != "splits"},
+        "splits": {name: describe_split(manifest, name) for name in manifest.names},
+    }
+
+
+def describe_dataset(root: str | Path, manifest: Manifest) -> str:
+    """A table with a column for each split, and lines on the rows. Raises ``DataError`` for statistics of another
+    version.
+    """
+    import pandas as pd
+
     pipeline = TextPipeline.from_json(manifest.text, root)
-    table = pd.DataFrame({name: describe_split(manifest, name) for name in manifest.names}).fillna("-")
+    columns = {name: format_column(describe_split(manifest, name)) for name in manifest.names}
+    table = pd.DataFrame(columns).fillna("-")
     lines = [f"{root}: vocabulary {manifest.vocabulary_size:,}, {pipeline.spec.summary()}", "", table.to_string(), ""]
     try:
         if "rows_read" in manifest.statistics:
@@ -98,20 +129,31 @@ def describe_dataset(root: str | Path) -> str:
     return printable("\n".join(lines))
 
 
-def describe_split(manifest: Manifest, name: str) -> dict[str, str]:
-    """The column of a split: label balance, lengths, truncation and unknown tokens."""
+def describe_split(manifest: Manifest, name: str) -> dict[str, Any]:
+    """The figures of a split: label balance, lengths, truncation and unknown tokens."""
     rows, tokens, lengths = manifest.rows(name), manifest.tokens(name), manifest.rows_by("lengths", name)
-    numbers: dict[str, float] = {"rows": rows}
-    for label, num_rows in zip(manifest.labels, manifest.class_rows(name), strict=True):
-        numbers[f"label {plain_line(label)}"] = num_rows
-    numbers |= {"tokens": tokens, "mean length": round(tokens / rows, 2)}
     ranks = [rows * percent / 100 for percent in PERCENTILES]
     positions = np.cumsum([*lengths.values()]).searchsorted(ranks)
-    for percent, position in zip(PERCENTILES, positions, strict=True):
-        numbers[f"length of {percent} %, at most"] = [*lengths][position]
+    percentiles = np.array([*lengths])[positions].tolist()
+    figures: dict[str, Any] = {
+        "rows": rows,
+        "labels": dict(zip(manifest.labels, manifest.class_rows(name), strict=True)),
+        "tokens": tokens,
+        "mean_length": round(tokens / rows, 2),
+        "length_percentiles": dict(zip(map(str, PERCENTILES), percentiles, strict=True)),
+    }
     statistics = manifest.statistics.get("splits", {}).get(name, {})
-    numbers |= {key: statistics[key] for key in ("unknown_rate", "truncated", "empty") if key in statistics}
-    return {title.replace("_", " "): f"{number:,}" for title, number in numbers.items()}
+    return figures | {key: statistics[key] for key in ("unknown_rate", "truncated", "empty") if key in statistics}
+
+
+def format_column(figures: Mapping[str, Any]) -> dict[str, str]:
+    """The column of a split in the table: titles, and numbers as texts."""
+    cells = dict[str, str]()
+    for name, value in figures.items():
+        title = TITLES.get(name, name.replace("_", " "))
+        for key, number in value.items() if isinstance(value, dict) else [("", value)]:
+            cells[title.format(plain_line(key))] = f"{number:,}"
+    return cells
 
 
 def rows_in_words(manifest: Manifest) -> str:
@@ -193,8 +235,7 @@ class Dataset(Mapping[str, "pd.DataFrame"]):
     def __init__(self, address: str | Path) -> None:
         """Open the dataset at a path or a remote address. Raises ``DataError`` unless it is complete."""
         self.path = remote.local(str(address))
-        self.manifest = read_manifest(self.path)
-        check_vocabulary(self.path, self.manifest)
+        self.manifest = read_complete(self.path)
         self.labels = list(self.manifest.labels)
         """The names of the classes; a class's number is its index here."""
         classes = convert_names(self.labels, self.manifest.label_type)

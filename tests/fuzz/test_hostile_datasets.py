@@ -25,7 +25,7 @@ from harness.model.registry import num_outputs
 from padless.core import arrays, atomic
 from padless.core.split_names import TRAIN
 from preprocessing.dataset.index import INDEX, INDEX_SCHEMA
-from preprocessing.dataset.inspect import describe_dataset, verify_dataset
+from preprocessing.dataset.inspect import describe_dataset, read_complete, verify_dataset
 from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Manifest, Split
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.damage import REPLACEMENTS, Damage, byte_damages, json_damages, replace
@@ -81,7 +81,7 @@ def train_two_steps(root: Path, *, hashes: bool = True) -> list[float]:
     )
     manifest = check_dataset(config, hashes=hashes)
     check_fit(config, manifest, 1)
-    describe_dataset(root)
+    describe_dataset(root, read_complete(root))
     split = Split(root, manifest, TRAIN)
     torch.manual_seed(0)
     model = Classifier(config.model, manifest.vocabulary_size, num_outputs(manifest)).eval()

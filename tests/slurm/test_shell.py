@@ -133,6 +133,6 @@ def test_a_job_of_many_runs_counts_their_steps_and_stops_the_one_that_trains(tmp
         for step in steps:
             (tmp_path / "run" / folder / "checkpoints" / f"step-{step:08d}").mkdir(parents=True)
         (tmp_path / "run" / folder / "status.json").write_text(f'{{\n  "state": "{state}"\n}}\n')
-    output = call("newest_step", "stop", run=tmp_path / "run", job="job 7", signals=0, launchers="")
+    output = call("newest_step", "stop", run=tmp_path / "run", job="job 7", signals=0, launchers="", members="")
     assert output.splitlines() == ["62", "job 7: asked to stop"]
     assert [path.parent.name for path in tmp_path.rglob("STOP")] == ["seed-1"]

@@ -20,23 +20,23 @@ import padless
 from tests.helpers.commands import ROOT
 
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
-TABLE = ARCHITECTURE.partition("\n## Floors\n")[2].partition("\n## ")[0]
+TABLE = ARCHITECTURE.partition("\n## Layers\n")[2].partition("\n## ")[0]
 WAYS = dict(re.findall(r"^\*\*(.*?)\*\*(.*?)(?=^\*\*|^## )", ARCHITECTURE, re.MULTILINE | re.DOTALL))
 
 
-def rooms_of(row: str) -> list[str]:
+def folders_of(row: str) -> list[str]:
     paths = re.findall(r"`([\w/]+(?:\.py|/))`", row)
     return [path.removesuffix("/").removesuffix(".py").replace("/", ".") for path in paths]
 
 
-FLOORS = [rooms_of(row) for row in reversed(re.findall(r"^\|.*`\w+/.*\|$", TABLE, re.MULTILINE))]
-"""Rooms from the ground up. A room imports itself and lower floors; a room beside it only as ``NEIGHBOURS`` says."""
+LAYERS = [folders_of(row) for row in reversed(re.findall(r"^\|.*`\w+/.*\|$", TABLE, re.MULTILINE))]
+"""Folders and files of each layer, the lowest first. One imports itself, lower layers and its ``NEIGHBOURS``."""
 PACKAGES = ("harness", "padless", "preprocessing")
 NEIGHBOURS = {("preprocessing.config", "preprocessing.labels")}
 
 
 @functools.cache
-def own_modules() -> dict[str, Path]:
+def all_modules() -> dict[str, Path]:
     """Dotted name -> file of every module of our packages."""
     path_by_module = {}
     for path in sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
@@ -49,19 +49,19 @@ def own_modules() -> dict[str, Path]:
 def all_imports() -> set[tuple[str, str]]:
     """A module and what it imports, anywhere: one of our modules, or the root of another package."""
     imports = set()
-    for name, path in own_modules().items():
+    for name, path in all_modules().items():
         for node in ast.walk(ast.parse(path.read_text())):
             targets = []
             if isinstance(node, ast.Import):
                 targets = [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and node.module:
                 members = [f"{node.module}.{alias.name}" for alias in node.names]
-                targets = [member if member in own_modules() else node.module for member in members]
+                targets = [member if member in all_modules() else node.module for member in members]
             imports |= {(name, target if root_of(target) in PACKAGES else root_of(target)) for target in targets}
     return imports
 
 
-def room_of(module: str) -> str:
+def folder_of(module: str) -> str:
     return ".".join(module.split(".")[:2])
 
 
@@ -70,12 +70,12 @@ def root_of(module: str) -> str:
 
 
 def test_no_import_goes_upward() -> None:
-    floor_by_room = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-    assert {room_of(name) for name in own_modules()} - {*PACKAGES} == set(floor_by_room)
+    layer_by_folder = {folder: number for number, folders in enumerate(LAYERS) for folder in folders}
+    assert {folder_of(name) for name in all_modules()} - {*PACKAGES} == set(layer_by_folder)
     for module, target in all_imports():
-        rooms = room_of(module), room_of(target)
-        if root_of(target) in PACKAGES and module != "padless" and rooms[0] != rooms[1] and rooms not in NEIGHBOURS:
-            assert floor_by_room.get(rooms[1], -1) < floor_by_room.get(rooms[0], -1), (module, target)
+        pair = folder, imported = folder_of(module), folder_of(target)
+        if root_of(target) in PACKAGES and module != "padless" and folder != imported and pair not in NEIGHBOURS:
+            assert layer_by_folder.get(imported, -1) < layer_by_folder.get(folder, -1), (module, target)
 
 
 def test_no_files_import_each_other_in_a_circle() -> None:
@@ -107,7 +107,7 @@ def test_a_value_passes_the_files_of_its_way_and_no_others(way: str, max_files: 
     assert 0 < len({path for path, _ in places}) <= max_files
     for path, name in places:
         assert re.search(rf"^ *(def |class )?{name}\b", (ROOT / path).read_text(), re.MULTILINE), f"{path}: {name}"
-    files_with_value = {path for path in own_modules().values() if re.search(value, path.read_text())}
+    files_with_value = {path for path in all_modules().values() if re.search(value, path.read_text())}
     assert files_with_value <= {ROOT / path for path, _ in places}
 
 
@@ -127,7 +127,7 @@ def test_what_the_code_imports_is_declared_and_what_everybody_installs_is_import
     roots = {root_of(target) for _, target in all_imports()} - sys.stdlib_module_names - {*PACKAGES}
     imported = {DISTRIBUTION_BY_IMPORT.get(root, root.replace("_", "-")) for root in roots}
     assert imported <= core | optional
-    sources = "".join(path.read_text() for path in own_modules().values())
+    sources = "".join(path.read_text() for path in all_modules().values())
     loaded_by_name = {name for name in core if f'"{name.replace("-", "_")}' in sources}
     assert core <= imported | loaded_by_name
     for name in core:

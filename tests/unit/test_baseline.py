@@ -29,7 +29,8 @@ from harness.rundir.bundle_files import OF_WEIGHTS, read_info
 from harness.rundir.events import Observer
 from harness.rundir.records import Ending
 from harness.rundir.results import Measured, Predictions, write_figures
-from padless.core.errors import DataError
+from padless.core.errors import ConfigError, DataError
+from padless.core.processes import lock_file
 from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest, write_manifest
 from preprocessing.text.vocabulary import Vocabulary
 from tests.helpers.bundles import write_index
@@ -219,3 +220,14 @@ def test_the_end_of_a_run_says_how_the_linear_model_does(
     ]
     assert tracker.summaries["baseline/accuracy"] == comparison.linear["accuracy"]
     assert tracker.summaries["baseline/difference"] == comparison.difference
+
+
+def test_two_commands_at_once_fit_once(data_copy: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second waits for the first; here not long enough."""
+    folder = data_copy / FOLDER
+    monkeypatch.setattr(measured, "MEASURE_LIMIT_S", 0)
+    with lock_file(folder / measured.LOCK, 0, ConfigError("")):
+        assert command("baseline", "--data", data_copy) == 2
+    assert not (folder / "test.json").exists()
+    assert command("baseline", "--data", data_copy) == 0
+    assert (folder / "test.json").exists()

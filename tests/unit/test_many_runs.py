@@ -37,7 +37,7 @@ class Launches:
     codes: tuple[int, ...] = (0,)
     is_signalled: bool = False
 
-    def train(self, _: TrainConfig, recipe: RunConfig) -> int:
+    def train(self, _: TrainConfig, recipe: RunConfig, start: launcher.Start | None = None) -> int:
         self.trained.append(recipe)
         if self.is_signalled:
             STOP.note(signal.SIGTERM)
@@ -49,6 +49,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
     for name, value in vars(type(STOP)()).items():
         monkeypatch.setattr(STOP, name, value)
     monkeypatch.setattr(many, "finish_runs", lambda *_: None)
+    monkeypatch.setattr(many, "plan_slots", lambda *_: [{}])  # one after the other
     launches = Launches()
     monkeypatch.setattr(launcher, "launch_training", launches.train)
     return launches

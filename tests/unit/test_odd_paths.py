@@ -104,7 +104,7 @@ def test_no_command_passes_an_escape_sequence_on(
     """Neither to a file nor, for the longest command, to a terminal with a live line."""
     redraw = "(?!)"
     if words[0] == "baseline":
-        redraw = "\r\x1b\\[K"
+        redraw = "\r\x1b\\[J"
         monkeypatch.setattr(terminal, "is_terminal", lambda stream: True)
         monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.chdir(hostile_folder)
@@ -124,6 +124,7 @@ def test_no_command_passes_an_escape_sequence_on(
         ("tcp://SECRET@host:1: no 'SECRET@host:1', but secrets", "tcp://host:1: no '…@host:1', but secrets"),
         ("http://me:SECRET@host:80/a.csv: no such file", "http://host:80/a.csv: no such file"),
         ("see 'https://me:SE@CRET@host/a.csv?token=SECRET': gone", "see 'https://host/a.csv': gone"),
+        ("none of ['http://host/a?SECRET', 'http://host/b?SECRET']", "none of ['http://host/a', 'http://host/b']"),
         ("s3://KEY:SEC/RET+x@bucket/p?region=SECRET", "s3://bucket/p"),
         ("s3://bucket/part-?.csv", "s3://bucket/part-?.csv"),
     ],

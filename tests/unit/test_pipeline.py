@@ -132,3 +132,7 @@ def test_strange_texts_are_kept_counted_and_inspected(tmp_path: Path, command: C
     assert sum(map(int, numbers_by_title["rows"])) == 65
     assert sum(map(int, numbers_by_title["truncated"])) == 1
     assert "\nread: 65 rows of" in command.out
+    assert command("inspect", tmp_path / "out", "--json") == 0
+    figures = json.loads(command.out)
+    assert sum(split["rows"] for split in figures["splits"].values()) == figures["statistics"]["rows_kept"] == 65
+    assert max(split["length_percentiles"]["99"] for split in figures["splits"].values()) > 4

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,9 @@ def test_suspects_are_listed_in_a_table(data: Path, tmp_path: Path, command: Com
     assert suspects["text"].tolist() == [[*REVIEWS, (TWIN, "")][row - 1][0] for row in suspects["row"]]
     assert "2 of equal texts" in " ".join(command.out.split())
     assert command("suspects", data, "-o", table) == 2, "a table that may be edited is not replaced"
+    assert command("suspects", data, "--json") == 0, command.err
+    printed = pd.DataFrame(json.loads(command.out)["suspects"])
+    pd.testing.assert_frame_equal(printed, suspects)
 
 
 def test_rows_to_label_are_uncertain_and_no_text_is_there_twice(run: Path, tmp_path: Path, command: Command) -> None:
