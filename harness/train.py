@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -30,7 +29,7 @@ def main(argv: list[str]) -> int:
     listen_in_rank()  # before torch is imported: a signal may come that early
     if LAUNCH_ID in os.environ:
         # Ranks have sessions of their own: a SIGKILL of the launcher alone would leave them training without it.
-        signal_on_parents_death(signal.SIGUSR2)
+        signal_on_parents_death("SIGUSR2")
     if (number := int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))) and os.environ["LOCAL_RANK"] == "0":
         print_stderr(f"restart {number} of {os.environ['TORCHELASTIC_MAX_RESTARTS']}, from the last checkpoint")
     fit(read_resolved(argv))

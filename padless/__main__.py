@@ -11,8 +11,9 @@ import sys
 
 def script() -> int:
     """Run the command. Stop signals wait until it listens (``padless.core.signals``)."""
-    stops = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT}
-    signal.pthread_sigmask(signal.SIG_BLOCK, stops)
+    if hasattr(signal, "pthread_sigmask"):  # Windows cannot block signals
+        stops = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT}
+        signal.pthread_sigmask(signal.SIG_BLOCK, stops)
     from padless.commands import run_console_script
 
     return run_console_script()

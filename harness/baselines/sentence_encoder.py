@@ -100,7 +100,7 @@ class SentenceEncoder:
     def sha256(self) -> str:
         """Over the names and hashes of its files."""
         paths = sorted(path for pattern in FILES for path in self.folder.rglob(pattern))
-        hashes = {str(path.relative_to(self.folder)): atomic.sha256_file(path) for path in paths}
+        hashes = {path.relative_to(self.folder).as_posix(): atomic.sha256_file(path) for path in paths}
         return hashlib.sha256(atomic.canonical_json(hashes)).hexdigest()
 
 

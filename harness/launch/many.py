@@ -13,6 +13,7 @@ go on.
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections import deque
@@ -141,10 +142,10 @@ def plan_slots(launch_config: TrainConfig, num_members: int) -> list[dict[str, s
     """The environment variables of each of the trainings that run at the same time: ``members_per_device`` for each
     card, or one for each group of ``num_processes``; on CPUs one for each core, or group, that memory holds.
 
-    Trainings on several machines run one after the other.
+    Trainings on several machines run one after the other, and all where processes cannot be forked, as on Windows.
     """
     options, num_processes = complete_options(launch_config), launch_config.num_processes or 1
-    if (options.num_machines or 1) > 1:
+    if (options.num_machines or 1) > 1 or not hasattr(os, "fork"):
         return [{}]
     if not devices.is_without_cuda():
         cuda = devices.find_cuda()

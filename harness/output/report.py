@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 import re
 import shlex
 import subprocess
@@ -54,7 +53,7 @@ from harness.rundir.records import Ending
 from padless.core import atomic
 from padless.core.errors import DataError, UserError
 from padless.core.installed import VERSION
-from padless.core.processes import start_child
+from padless.core.processes import lower_priority, start_child
 from padless.core.schema import LocalPath, LocalPaths
 from padless.core.signals import STOP
 from padless.core.split_names import TEST, VALIDATION
@@ -282,7 +281,7 @@ class RunReport(Observer):
             if not is_measured and estimate_seconds(manifest) <= MAX_FIT_S:
                 words = ["-m", "padless", "baseline", data, "-o", str(writable_path(data, run, BASELINE))]
                 self.fit = start_child(*words)
-                os.setpriority(os.PRIO_PROCESS, self.fit.pid, NICENESS)
+                lower_priority(self.fit.pid, NICENESS)
                 Path(f"/proc/{self.fit.pid}/oom_score_adj").write_text(FIRST_VICTIM)
 
     def close(self, ending: Ending) -> None:

@@ -191,7 +191,7 @@ def unique_names(runs: Sequence[RunFacts]) -> list[str]:
     """The directories below the common parent of all runs."""
     paths = [run.directory.resolve() for run in runs]
     parent = os.path.commonpath([path.parent for path in paths])
-    return [str(path.relative_to(parent)) for path in paths]
+    return [path.relative_to(parent).as_posix() for path in paths]
 
 
 def mistakes_of(

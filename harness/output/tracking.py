@@ -26,6 +26,7 @@ from harness.rundir.metrics_log import KINDS, read_log
 from harness.rundir.records import Ending
 from padless.core.errors import ConfigError
 from padless.core.installed import load_object
+from padless.core.processes import lower_priority
 from padless.core.terminal import Screen, print_stderr, public, public_values
 from padless.core.untrusted import one_line
 
@@ -99,7 +100,7 @@ class GuardedTracker:
     def call_all(self, tracker: AccelerateTracker) -> None:
         """Make the calls of the queue, in order, up to ``close``."""
         try:
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+            lower_priority(threading.get_native_id(), NICENESS)
             place_to_look = tracker.start()
             if self.is_active:
                 Screen(quiet=self.is_quiet).write([f"{self.name:<10} {public(place_to_look)}"])

@@ -10,7 +10,6 @@ rank must not stop alone, so the run raises it on all ranks at their next synchr
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -41,6 +40,7 @@ from harness.rundir.records import (
 from harness.training.throughput import TIMING, record_event
 from harness.training.trainer import Tensors
 from padless.core.errors import UserError
+from padless.core.processes import lower_priority
 from padless.core.signals import PREEMPTED
 from padless.core.terminal import print_stderr
 from preprocessing.dataset.views import home_of
@@ -110,8 +110,8 @@ class Checkpointer:
         """Write the copied tensors and ``state``, after ``copied`` confirms that they are complete; then remove old
         checkpoints. Raises ``StorageError``.
         """
-        if not wait:  # on Linux, per thread
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        if not wait:
+            lower_priority(threading.get_native_id(), NICENESS)
         if copied is not None:
             device = "the device to copy a checkpoint, and with it gradients"
             with HEARTBEAT.watch_wait(device) if wait else nullcontext():

@@ -14,6 +14,7 @@ import glob
 import hashlib
 import json
 import os
+import platform
 import re
 import shutil
 import tempfile
@@ -27,7 +28,7 @@ from padless.core.untrusted import MOST_JSON, read_bytes, read_json, sha256_of
 
 TEMPORARY_MARK = ".tmp-padless-"
 """An unfinished file is called ``NAME.tmp-padless-HOST-PROCESS``."""
-UNFINISHED = re.compile(rf"(.+?){re.escape(TEMPORARY_MARK)}([^/]*)-(\d{{1,7}})(?=/|\Z)")
+UNFINISHED = re.compile(rf"(.+?){re.escape(TEMPORARY_MARK)}([^/\\]*)-(\d{{1,7}})(?=[/\\]|\Z)")
 MARK = "job.json"
 """The file in a work folder that names the job."""
 OPEN_PATHS = set[str]()
@@ -41,7 +42,7 @@ def temporary_suffix(host: str, process: int) -> str:
 
 def own_suffix() -> str:
     """``temporary_suffix`` of this process."""
-    return temporary_suffix(os.uname().nodename, os.getpid())
+    return temporary_suffix(platform.node(), os.getpid())
 
 
 def temporary_path(path: Path) -> Path:
@@ -95,7 +96,7 @@ def is_abandoned(name: str) -> bool:
     import psutil
 
     match = UNFINISHED.fullmatch(name)
-    return match is not None and match[2] == os.uname().nodename and not psutil.pid_exists(int(match[3]))
+    return match is not None and match[2] == platform.node() and not psutil.pid_exists(int(match[3]))
 
 
 def sweep(path: str | Path) -> None:
@@ -182,8 +183,9 @@ def append_line(path: str | Path, line: str) -> bytes:
     with open(path, "a+b", buffering=0) as file:
         old_size = os.fstat(file.fileno()).st_size
         data = f"{line}\n".encode()
-        if old_size and os.pread(file.fileno(), 1, old_size - 1) != b"\n":
-            data = b"\n" + data
+        if old_size:
+            file.seek(old_size - 1)
+            data = data if file.read(1) == b"\n" else b"\n" + data
         if file.write(data) != len(data):
             file.truncate(old_size)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
@@ -202,8 +204,10 @@ def sha256_file(path: str | Path) -> str:
 
 
 def fsync(path: str | Path) -> None:
-    """Flush a file or a directory entry to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Flush a file or a directory entry to the disk; Windows flushes no directory, and no file that is only read."""
+    if os.name == "nt" and os.path.isdir(path):
+        return
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

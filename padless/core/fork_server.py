@@ -170,7 +170,18 @@ class Call:
                 print_stderr("saving a checkpoint; press Ctrl-C again to quit without saving")
 
 
-SERVER = ForkServer()
+class DirectCalls(ForkServer):
+    """In place of a server where processes cannot be forked, as on Windows: calls run in this process."""
+
+    def start(self) -> Any:
+        """Start nothing."""
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What ``function(*arguments)`` returns."""
+        return function(*arguments)
+
+
+SERVER = ForkServer() if hasattr(os, "fork") else DirectCalls()
 atexit.register(SERVER.close)
 
 
@@ -195,7 +206,7 @@ def fork_calls() -> NoReturn:
 
 def answer(descriptor: int, output: int) -> NoReturn:
     """Run one call in this process, and send its result or its exception."""
-    signal_on_parents_death(signal.SIGTERM)
+    signal_on_parents_death("SIGTERM")
     for stop_signal in (*TRAINING_SIGNALS, signal.SIGCHLD):
         signal.signal(stop_signal, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)

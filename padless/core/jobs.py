@@ -251,7 +251,7 @@ class ProcessPool(ThreadPoolExecutor):
 
 def serve() -> None:
     """Run the tasks that come through standard input, one at a time, until the command ends."""
-    signal_on_parents_death(signal.SIGKILL)
+    signal_on_parents_death("SIGKILL")
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     pa.set_cpu_count(1)

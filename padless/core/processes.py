@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import os
 import platform
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -43,7 +43,7 @@ def acquire(file: IO[Any], timeout_s: float, refusal: UserError, *, shared: bool
     deadline = time.monotonic() + timeout_s
     while True:
         try:
-            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            try_lock(file, shared)
         except BlockingIOError:
             if time.monotonic() >= deadline:
                 raise type(refusal)(f"{refusal}{describe_holder(file)}") from None
@@ -53,8 +53,38 @@ def acquire(file: IO[Any], timeout_s: float, refusal: UserError, *, shared: bool
             warn_unlocked(f"{file.name}: cannot be locked ({error.strerror})")
         if file.writable() and not shared:
             os.ftruncate(file.fileno(), 0)
-            os.pwrite(file.fileno(), f"padless {os.getpid()} {platform.node()}".encode(), 0)
+            os.lseek(file.fileno(), 0, os.SEEK_SET)
+            os.write(file.fileno(), f"padless {os.getpid()} {platform.node()}".encode())
         return
+
+
+def try_lock(file: IO[Any], shared: bool) -> None:
+    """Lock a file without waiting; Windows has no shared lock, so one process reads there at a time.
+
+    Raises ``BlockingIOError`` if another process holds it, ``OSError`` on a file system without locks.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        lock_byte(file)
+    else:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+
+
+LOCKED_BYTE = 1 << 30
+"""Position of the byte that Windows locks: beyond the content, which others read."""
+
+
+def lock_byte(file: IO[Any]) -> None:
+    """``try_lock`` by the functions of Windows."""
+    import msvcrt
+
+    windows: Any = msvcrt  # whose types are known on Windows alone
+    os.lseek(file.fileno(), LOCKED_BYTE, os.SEEK_SET)
+    try:
+        windows.locking(file.fileno(), windows.LK_NBLCK, 1)
+    except PermissionError as error:
+        raise BlockingIOError(*error.args) from None
 
 
 _warned = set[str]()
@@ -70,7 +100,8 @@ def warn_unlocked(problem: str) -> None:
 def describe_holder(file: IO[Any]) -> str:
     """The process that holds a lock, as the end of a sentence; empty if the file does not name it."""
     try:
-        _, number, host = os.pread(file.fileno(), 300, 0).decode().split(" ")
+        os.lseek(file.fileno(), 0, os.SEEK_SET)
+        _, number, host = os.read(file.fileno(), 300).decode().split(" ")
         pid = int(number)
     except (OSError, ValueError):
         return ""
@@ -100,10 +131,16 @@ PARENT = "PADLESS_PARENT"
 """Environment variable: this command is to end with its parent."""
 
 
-def signal_on_parents_death(number: int) -> None:
+def signal_on_parents_death(name: str) -> None:
     """Have the kernel send this signal when the parent of this process ends; has no effect outside Linux."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.Signals[name])
+
+
+def lower_priority(number: int, niceness: int) -> None:
+    """Give a process or a thread less processor time; has no effect outside Linux."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, number, niceness)
 
 
 def start_child(*words: str) -> subprocess.Popen[bytes]:

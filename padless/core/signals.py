@@ -26,9 +26,15 @@ from padless.core.atomic import remove_open_paths
 from padless.core.processes import PARENT, signal_on_parents_death
 from padless.core.terminal import print_stderr
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+def available_signals(*names: str) -> tuple[signal.Signals, ...]:
+    """The signals of these names that this system has; Windows lacks most."""
+    return tuple(signal.Signals[name] for name in names if hasattr(signal, name))
+
+
+SIGNALS = available_signals("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")
 """Stop signals of a command."""
-TRAINING_SIGNALS = (*SIGNALS, signal.SIGQUIT)
+TRAINING_SIGNALS = (*SIGNALS, *available_signals("SIGQUIT"))
 """Stop signals of a training, which saves a checkpoint before it exits."""
 PREEMPTED = 85
 """The exit code of a training that was stopped by a signal or a request: the same command continues it."""
@@ -97,7 +103,8 @@ def watch_signals(numbers: tuple[signal.Signals, ...], act: Callable[[], None]) 
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda number, frame: None)
     reader, writer = os.pipe()
-    os.set_blocking(writer, False)
+    if hasattr(os, "set_blocking"):  # Windows does not ask for it
+        os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
 
     def note_signals() -> None:
@@ -108,7 +115,8 @@ def watch_signals(numbers: tuple[signal.Signals, ...], act: Callable[[], None]) 
                 act()
 
     threading.Thread(target=note_signals, name="padless-stop", daemon=True).start()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, TRAINING_SIGNALS)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, TRAINING_SIGNALS)
 
 
 class StopHandler:
@@ -124,7 +132,7 @@ class StopHandler:
     def listen(self) -> None:
         """Handle stop signals from here on. The main thread of a command calls it first."""
         if os.environ.pop(PARENT, None):
-            signal_on_parents_death(signal.SIGTERM)
+            signal_on_parents_death("SIGTERM")
         self.ending = threading.RLock()
         watch_signals(SIGNALS, self.stop)
 
@@ -174,16 +182,23 @@ def listen_in_launcher() -> None:
     """Note stop signals from here on; without ranks the launcher leaves at once. Call it before any thread starts.
 
     Signals stay blocked, and ranks and threads inherit that: none ends a rank half-way through its imports, and torch's
-    agent, which would kill ranks, gets none.
+    agent, which would kill ranks, gets none. Windows cannot block signals.
     """
+
+    def leave() -> None:
+        if not STOP.must_save:
+            sentence = f"stopped by {STOP.name} before any process was started; the same command goes on"
+            end_process(PREEMPTED, sentence)
+
+    if not hasattr(signal, "pthread_sigmask"):
+        watch_signals(TRAINING_SIGNALS, leave)
+        return
     numbers = {number for number in TRAINING_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN}
     signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
 
     def take_signals() -> None:
         while True:
             STOP.note(signal.sigwait(numbers))
-            if not STOP.must_save:
-                sentence = f"stopped by {STOP.name} before any process was started; the same command goes on"
-                end_process(PREEMPTED, sentence)
+            leave()
 
     threading.Thread(target=take_signals, name="padless-stop", daemon=True).start()

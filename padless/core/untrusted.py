@@ -34,6 +34,8 @@ ADVICE_BY_SIGNATURE = {
     b"PAR1": "Parquet; end its name in .parquet",
 }
 """First bytes of files that are no text -> what they are, and what to do."""
+OPENING_FLAGS = sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_CLOEXEC", "O_BINARY", "O_NOINHERIT"))
+"""For reading, without waiting, as bytes, in this process alone; a system has some of these flags."""
 MOST_LISTED = 20
 LONGEST_SHOWN = 60
 """Most characters of an untrusted value in a message."""
@@ -70,7 +72,7 @@ def check_regular(path: str | Path, mode: int) -> None:
 
 def open_regular(path: str | Path) -> BinaryIO:
     """Open a regular file, without blocking. Raises ``DataError`` for another kind, ``OSError`` as ``open``."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = os.open(path, OPENING_FLAGS)
     try:
         check_regular(path, os.fstat(descriptor).st_mode)
         return os.fdopen(descriptor, "rb")

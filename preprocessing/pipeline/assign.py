@@ -127,12 +127,21 @@ def split_macros() -> str:
     return "".join(f"create macro {name}() as {number}::tinyint;\n" for name, number in number_by_name.items())
 
 
+DESCRIPTORS = "/proc/self/fd"
+"""The folder in which Linux names the open files of a process."""
+
+
 @contextmanager
 def literal_path(folder: Path) -> Iterator[Path]:
-    """Another path of a folder, without the characters by which DuckDB matches names or divides a path."""
+    """Another path of a folder, without the characters by which DuckDB matches names or divides a path; where the
+    system has none, the folder itself.
+    """
+    if not os.path.isdir(DESCRIPTORS):
+        yield folder
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        yield Path(f"/proc/self/fd/{descriptor}")
+        yield Path(f"{DESCRIPTORS}/{descriptor}")
     finally:
         os.close(descriptor)
 
