@@ -78,13 +78,11 @@ class Predictor:
                 padded[number, : lengths[number]] = ids_by_row[row]
             (logits,) = self.session.run(["logits"], {"ids": padded, "lengths": lengths})
             for row, probabilities in zip(rows, self.probabilities(logits), strict=True):
-                columns = zip(self.info["labels"], probabilities.tolist(), strict=True)
-                predictions[row] = {
-                    "text": texts[row],
-                    "predicted": self.choose_label(probabilities),
-                    **{f"probability_{label}": probability for label, probability in columns},
-                    "unknown_share": round(ids_by_row[row].count(UNK) / len(ids_by_row[row]), 4),
-                }
+                unknown_share = ids_by_row[row].count(UNK) / len(ids_by_row[row])
+                predictions[row] = {"text": texts[row], "predicted": self.choose_label(probabilities)}
+                for label, probability in zip(self.info["labels"], probabilities.tolist(), strict=True):
+                    predictions[row][f"probability_{label}"] = probability
+                predictions[row]["unknown_share"] = round(unknown_share, 4)
         return predictions
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
