@@ -26,7 +26,7 @@ from harness.rundir.results import label_texts
 from padless.core.atomic import temporary_folder
 from padless.core.errors import ConfigError
 from padless.core.terminal import Screen, printable, shorten_line
-from preprocessing.text.cleaning import encode
+from preprocessing.text.characters import encode
 from preprocessing.text.encoder import Span, spans_of
 from preprocessing.text.vocabulary import RESERVED, UNK
 

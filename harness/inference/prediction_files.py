@@ -24,7 +24,7 @@ from preprocessing.pipeline.parts import Source
 from preprocessing.sources import parquet
 from preprocessing.sources.sources import FORMAT_BY_SUFFIX
 from preprocessing.sources.text_files import BYTE_ORDER_MARK
-from preprocessing.text.cleaning import encode
+from preprocessing.text.characters import encode
 
 FOLDER_POSITIONS = (3, 0)
 """The file and the text of a folder's row among the columns that the reader gives."""

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``padless export RUN --output DIR``: a folder to share, with a model card.
 
-It is written to a temporary folder, which is then renamed. An ONNX file is compared with torch first.
+It is written to a temporary folder, which is then renamed. An ONNX file is compared with torch first. Beside it is
+``predict.py``, which predicts without padless: a copy of ``standalone.py`` with the module that it imports.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from harness.inference.config import ExportConfig
 from harness.inference.scorer import OnnxScorer, require_onnxruntime
 from harness.metrics.figures import show_figure, show_figures
 from harness.model.registry import num_outputs, num_parameters
+from harness.output import standalone
 from harness.output.onnx_graph import check_exportable, export_onnx
 from harness.output.run_facts import RunFacts
 from harness.rundir.bundle_files import (
@@ -42,10 +44,13 @@ from padless.core.installed import VERSION, require_package
 from padless.core.split_names import TRAIN
 from padless.core.terminal import Screen, percent, plain_line, printable, public
 from preprocessing.dataset.shards import VOCABULARY
+from preprocessing.text import characters
+from preprocessing.text.spec import TextSpec
 from preprocessing.text.vocabulary import UNK
 
 MAX_DIFFERENCE = 1e-4
 """Maximum difference of a probability between ONNX and torch."""
+SCRIPT, TOKENS = "predict.py", "vocabulary.json"
 NUM_LENGTHS = 64
 NUM_COMMON_IDS = 40
 """Half of the random texts have only this many ids, so that words and pairs repeat within a text."""
@@ -77,10 +82,30 @@ def main(config: ExportConfig) -> None:
             info = replace(info, onnx_sha256=hashlib.sha256(network).hexdigest())
         write_info(temporary, info)
         parity = compare_with_torch(bundle, OnnxScorer(temporary), screen) if config.onnx else {}
+        if config.onnx:
+            parity["has_script"] = write_script(temporary, bundle, screen)
         name = config.name or (run_of(source) or source).resolve().name
         parameters = num_parameters(bundle.model.config, info.vocabulary_size, num_outputs(info))
         atomic.write_text(temporary / CARD, render_model_card(config, name, info, parameters, records, parity))
     screen.print_text(f"written to {folder}")
+
+
+def write_script(folder: Path, bundle: Bundle, screen: Screen) -> bool:
+    """Write ``predict.py``, the module that it imports and the tokens of the vocabulary.
+
+    Returns False, and prints why, if the text pipeline needs another package.
+    """
+    spec = bundle.encoder.pipeline.spec
+    if (spec.tokenizer, spec.lemmatizer) != (TextSpec.tokenizer, TextSpec.lemmatizer):
+        options = f"text.tokenizer {spec.tokenizer} with text.lemmatizer {spec.lemmatizer} needs other packages"
+        screen.fact(SCRIPT, f"not written: {options}; `padless predict` can read this folder")
+        return False
+    module = Path(characters.__file__)
+    script = Path(standalone.__file__).read_text(encoding="utf-8")
+    atomic.write_text(folder / SCRIPT, script.replace(f"from {characters.__name__} ", f"from {module.stem} "))
+    shutil.copyfile(module, folder / module.name)
+    atomic.write_json(folder / TOKENS, bundle.vocabulary.tokens.to_pylist())
+    return True
 
 
 def without_folders(start: dict[str, Any] | None) -> dict[str, Any] | None:

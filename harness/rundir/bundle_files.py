@@ -11,9 +11,10 @@
 
 New weights get a new name and ``bundle.json`` is replaced in one step, so a reader sees one bundle or the next (law 2).
 This module handles bytes and plain values; ``harness.inference.bundle`` makes models of them. An export is a bundle
-with two more files; it is read like a bundle::
+with more files; it is read like a bundle::
 
     model.onnx                the network for ONNX Runtime, on request; bundle.json has its hash
+    predict.py                predicts with it without padless; imports characters.py and reads vocabulary.json
     README.md                 the model card; users may edit it, so it has no hash
 """
 

@@ -16,7 +16,7 @@ from preprocessing.labels import join_lists
 from preprocessing.sources.batches import LINE, TEXT, Reader, SourceBatch
 from preprocessing.sources.sources import File
 from preprocessing.sources.text_files import LineReader
-from preprocessing.text.cleaning import encode
+from preprocessing.text.characters import encode
 
 DECODER = json.JSONDecoder(parse_constant=lambda _: None)
 """Reads NaN and infinities, which Python writes, as null."""

@@ -30,7 +30,7 @@ from preprocessing.sources.text_files import (
     detect_encoding,
     name_columns,
 )
-from preprocessing.text.cleaning import encode
+from preprocessing.text.characters import encode
 
 MAX_SHEET_ROWS = 1 << 20
 """Rows of Excel; a damaged or hostile file may name others."""

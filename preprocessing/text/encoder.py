@@ -18,11 +18,10 @@ from difflib import SequenceMatcher
 
 import numpy as np
 
-from preprocessing.text.cleaning import visible_spans
+from preprocessing.text.characters import num_head_tokens, visible_spans, word_spans
 from preprocessing.text.spec import TextPipeline, TextSpec
 from preprocessing.text.tokenizer import Texts, Tokenizer
 from preprocessing.text.vocabulary import RESERVED, UNK, Vocabulary
-from preprocessing.text.words import word_spans
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,12 +54,6 @@ def mask_kept(offsets: np.ndarray, spec: TextSpec) -> np.ndarray:
     for row in np.flatnonzero(np.diff(offsets) > limit):
         is_kept[offsets[row] + head : offsets[row + 1] - (limit - head)] = False
     return is_kept
-
-
-def num_head_tokens(spec: TextSpec) -> int:
-    """Number of tokens from the head of a text that is too long; the others of ``spec.max_tokens`` are its end."""
-    limit = spec.max_tokens
-    return {"head": limit, "tail": 0, "both": limit - limit // 2}[spec.truncate]
 
 
 def text_hash(pipeline: TextPipeline, vocabulary_hash: str) -> str:

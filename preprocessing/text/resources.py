@@ -17,7 +17,7 @@ from typing import Any, Literal
 from padless.core.errors import ConfigError, DataError
 from padless.core.installed import load_object
 from padless.core.untrusted import one_line, read_bytes
-from preprocessing.text.cleaning import nfc, normalize
+from preprocessing.text.characters import nfc, normalize
 from preprocessing.text.spec import TOKENIZERS, TextPipeline, TextSpec
 
 NLTK_LANGUAGES = {

@@ -20,7 +20,7 @@ from padless.core import arrays
 from padless.core.errors import DataError
 from padless.core.installed import load_object
 from preprocessing.text import resources
-from preprocessing.text.cleaning import clean_text, encode
+from preprocessing.text.characters import clean_text, encode
 from preprocessing.text.spec import TOKENIZERS, TextPipeline, TextSpec
 from preprocessing.text.vocabulary import Vocabulary
 

@@ -27,15 +27,14 @@ from padless.core.errors import ConfigError, DataError
 from padless.core.installed import require_package
 from padless.core.schema import MAX_COUNT, AtLeast1, Name
 from padless.core.untrusted import one_line
+from preprocessing.text.characters import CONTINUATION, MAX_PIECE_CHARACTERS, pieces_of
 
 PAD, UNK = 0, 1
 TINY_CORPUS, HUGE_CORPUS = 10_000, 50_000_000
 """Numbers of training tokens at which ``min_count: auto`` changes."""
 RESERVED = ("<pad>", "<unk>")
-CONTINUATION = "##"
-"""Begins a piece that does not begin a word."""
-MAX_PIECE_CHARACTERS, MAX_WORD_CHARACTERS = 64, 128
-"""Most characters of a piece, and of a word that pieces are learned from."""
+MAX_WORD_CHARACTERS = 128
+"""Most characters of a word that pieces are learned from."""
 MAX_WORD_COUNT = 1000
 """A word that occurs more often counts as often as this when pieces are learned: it becomes one piece anyway."""
 _WORD_START = "\u2581"
@@ -174,20 +173,7 @@ class Vocabulary:
 
     def pieces(self, word: str) -> list[str]:
         """The pieces of a word; those after the first begin with ``CONTINUATION``. A run of unknown letters is one."""
-        if word in self._rows:
-            return [word]
-        pieces: list[str] = []
-        start, has_id = 0, True
-        while start < len(word):
-            prefix = CONTINUATION if start else ""
-            ends = range(min(len(word), start + MAX_PIECE_CHARACTERS), start, -1)
-            end = next((end for end in ends if prefix + word[start:end] in self._rows), 0)
-            if end or has_id:
-                pieces.append(prefix + word[start : end or start + 1])
-            else:
-                pieces[-1] += word[start]
-            start, has_id = end or start + 1, end > 0
-        return pieces
+        return pieces_of(word, self._rows)
 
     @cached_property
     def _rows(self) -> dict[str, int]:

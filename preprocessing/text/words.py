@@ -1,13 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tokenizer ``unicode``: the words of any script, emoji, and runs of ``!`` and ``?``.
-
-A word begins with a letter or a digit (Unicode categories L, N), goes on with letters, digits and combining marks (M),
-and may hold single apostrophes between two such runs: ``don't``, ``l'été``. A point or comma between two ASCII digits
-belongs to the number, ``3.5``, and ``#`` before a word to the word. Of scripts that are written without spaces
-(Chinese, Japanese, Thai, Khmer, …) each letter with its marks is a token. So is each emoji (category So, without skin
-tone), and each run of ``!`` and ``?``, of which two are kept. All else separates: other punctuation and symbols,
-control characters, NUL. Typographic apostrophes become ``'``. Invisible joiners (soft hyphen, zero-width joiners)
-are removed. Texts are cut in NFKC or NFC; lower case is :meth:`str.lower` of the token, in NFC again.
+"""The tokenizer ``unicode`` for thousands of texts at once; :mod:`preprocessing.text.characters` says what a token is.
 
 Two passes give one result. :meth:`UnicodeRules.split` cuts the bytes of thousands of texts at once into *chunks*, and
 :func:`tokens_of` decides, once per distinct chunk, which tokens it holds. A chunk may hold several tokens, but never
@@ -17,99 +9,58 @@ half of one, nor a letter without its marks; a chunk of ASCII letters and digits
 from __future__ import annotations
 
 import re
-import unicodedata
-from collections.abc import Callable, Iterator
+import string
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
-from preprocessing.text.cleaning import clean, decode, encode, find_tags, nfc, nfkc, normalize
+from preprocessing.text.characters import (
+    CLASSES,
+    INVISIBLE,
+    REPLACEMENTS,
+    classes_of,
+    clean,
+    decode,
+    encode,
+    nfc,
+    nfkc,
+    tokens_of,
+)
 
 if TYPE_CHECKING:
     from preprocessing.text.spec import TextSpec
 
-_APOSTROPHE = ord("'")
-_INVISIBLE = dict.fromkeys([0x00AD, 0x200C, 0x200D, 0x2060, 0xFEFF])
-_REPLACEMENTS: dict[int, int | None] = {**_INVISIBLE, 0x2019: _APOSTROPHE, 0x02BC: _APOSTROPHE, 0xFF07: _APOSTROPHE}
-_SPACELESS_BLOCKS = (
-    *((0x0E00, 0x0F00), (0x1000, 0x10A0), (0x1780, 0x1800), (0x1950, 0x1AB0), (0x1B00, 0x1B80)),  # Thai to Balinese
-    *((0x3005, 0x3008), (0x3021, 0x3130), (0x31A0, 0x3200), (0x3400, 0xA4D0), (0xA980, 0xAAE0)),  # kana, Han, Yi, …
-    *((0xF900, 0xFB00), (0xFF66, 0xFFA0), (0x16FE0, 0x18D90), (0x1AFF0, 0x1B300), (0x20000, 0x40000)),
-)
-"""Blocks of scripts that are written without spaces; ends are exclusive."""
-_DRAWING = ((0x2500, 0x25A0), (0x2800, 0x2900))
-"""Blocks of symbols for drawing lines and pictures."""
-_SKIN_TONES = ((0x1F3FB, 0x1F400),)
-_TOKEN = re.compile(r"(?:#(?=[wd]))?[wd][wdm]*(?:(?:'|(?<=d)\.(?=d))[wd][wdm]*)*|am*|e|!+")
-"""A token in classes of characters, see :class:`_Classes`."""
+_LETTER = np.isin(np.arange(256), [*string.ascii_letters.encode()])
+_BEGINS_MARKUP = _LETTER | np.isin(np.arange(256), [*b"!?/#"])
+"""Which bytes after ``<`` or ``&`` may begin markup."""
+_NEEDS_CLEAN = np.isin(np.arange(256), [*b"\"'\0"])
+"""Which bytes inside a tag need :func:`clean`: quotes, and the end of the text."""
 
 
-class _Classes(dict[int, str]):
-    """Code point → its class; an entry is added when a character first occurs.
-
-    ``w``: letter or digit; ``d``: ASCII digit; ``a``: letter of a script without spaces; ``m``: mark; ``e``: emoji or
-    another symbol; ``t``: skin tone; ``!``, ``'``, ``#``, ``.``: these and similar signs; a space: all else.
+def find_tags(joined: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Find the simple tags of texts that are joined by NUL and end with two: the positions of all their bytes, and
+    those where other markup begins. :func:`clean` of a text without other markup is that text with its tags blanked.
     """
-
-    def __missing__(self, point: int) -> str:
-        category = unicodedata.category(chr(point))
-        kind = {"L": "w", "N": "w", "M": "m"}.get(category[0], " ")
-        if category[0] == "L" and _is_in(_SPACELESS_BLOCKS, point):
-            kind = "a"
-        elif category == "So" and not _is_in(_DRAWING, point):
-            kind = "e"
-        elif _is_in(_SKIN_TONES, point):
-            kind = "t"
-        self[point] = kind
-        return kind
-
-
-def _is_in(blocks: tuple[tuple[int, int], ...], point: int) -> bool:
-    return any(start <= point < end for start, end in blocks)
-
-
-_CLASSES = _Classes()
-for _class, _characters in (("d", "0123456789"), ("!", "!?\uff01\uff1f"), (".", ".,"), ("'", "'"), ("#", "#")):
-    _CLASSES |= dict.fromkeys(map(ord, _characters), _class)
-
-
-def classes_of(text: str) -> str:
-    """The class of each character, see :class:`_Classes`."""
-    return text.translate(_CLASSES)
-
-
-_SAME_LENGTH = _REPLACEMENTS | dict.fromkeys([0xFF9E, 0xFF9F, *_INVISIBLE], 0x0301)
-"""Replacements that keep positions: half-width voicing marks and invisible joiners become accents."""
-_SIGNS = re.compile(r"\S+")
-
-
-def word_spans(text: str, segments: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """The spans of tokens in some segments of a text before normalization, and of runs of other signs."""
-    classes = classes_of(text.translate(_SAME_LENGTH))
-    for start, end in segments:
-        position = start
-        for match in _TOKEN.finditer(classes, start, end):
-            yield from (signs.span() for signs in _SIGNS.finditer(text, position, match.start()))
-            yield match.span()
-            position = match.end()
-        yield from (signs.span() for signs in _SIGNS.finditer(text, position, end))
-
-
-def tokens_of(chunk: str, spec: TextSpec) -> list[str]:
-    """The tokens of a text with any characters; exact but slow."""
-    chunk = nfc(normalize(chunk, spec).translate(_REPLACEMENTS))
-    classes = classes_of(chunk)
-    tokens = []
-    for match in _TOKEN.finditer(classes):
-        start, end = match.span()
-        if classes[start] == "!":
-            end = min(end, start + 2)
-        tokens.append(chunk[start:end])
-    if spec.lowercase:
-        tokens = [nfc(token.lower()) for token in tokens]
-    return tokens
+    data = np.frombuffer(joined, np.uint8)
+    begins = np.flatnonzero((data == ord("<")) | (data == ord("&")))
+    begins = begins[_BEGINS_MARKUP[data[begins + 1]]]
+    name = begins + 1 + (data[begins + 1] == ord("/"))
+    script = (data[name] | 32 == ord("s")) & np.isin(data[name + 1] | 32, [*b"ct"])  # or a style
+    simple = (data[begins] == ord("<")) & _LETTER[data[name]] & ~script
+    closes = np.flatnonzero(data == ord(">"))
+    nearest = np.searchsorted(closes, begins)
+    simple &= (nearest < len(closes)) & (np.diff(nearest, append=-1) != 0)  # nothing else begins inside
+    if not simple.any():
+        return begins[:0], begins
+    opens = begins[simple]
+    lengths = closes[nearest[simple]] + 1 - opens
+    offsets = np.cumsum(lengths) - lengths
+    tag_bytes = np.arange(lengths.sum()) + np.repeat(opens - offsets, lengths)
+    needs_clean = np.logical_or.reduceat(_NEEDS_CLEAN[data[tag_bytes]], offsets)
+    return tag_bytes[np.repeat(~needs_clean, lengths)], np.concatenate([begins[~simple], opens[needs_clean]])
 
 
 _SEPARATOR, _WORD, _SIGN, _SINGLE, _ATTACHED, _UNSET = 0, 1, 2, 3, 4, 255
@@ -118,15 +69,15 @@ part of the chunk of the previous character; not computed yet."""
 _KIND_OF = {"w": _WORD, "!": _SIGN, "a": _SINGLE, "e": _SINGLE, "m": _ATTACHED, "t": _ATTACHED, " ": _SEPARATOR}
 _KINDS = np.full(0x110000, _UNSET, np.uint8)
 """The kind of each character that is not ASCII; computed when it first occurs."""
-_KINDS[[*_REPLACEMENTS]] = _WORD
-_KINDS[[*_INVISIBLE]] = _ATTACHED
+_KINDS[[*REPLACEMENTS]] = _WORD
+_KINDS[[*INVISIBLE]] = _ATTACHED
 _FULL_COMMA = "，".encode()
 _CUT_ALIKE = re.compile(r"w[wd](.*[wdm])?|!!+|a(am*)+|  [ m]*| \.{2,}")
 """Class of a character, and classes of its NFKC, where it makes no difference whether a text is normalized before it is
 cut into chunks."""
 _NEEDS_NFKC = np.full(0x110000, _UNSET, np.uint8)
 """1 for other characters; computed when one first occurs."""
-_SEPARATORS = bytes(byte for byte in range(128) if _CLASSES[byte] == " ")
+_SEPARATORS = bytes(byte for byte in range(128) if CLASSES[byte] == " ")
 _CASED = bytes.maketrans(_SEPARATORS, bytes(len(_SEPARATORS)))
 _TABLES = {False: _CASED, True: _CASED[:128].lower() + _CASED[128:]}
 """For each ``lowercase``: byte → the byte that a token has for it, or 0 where it separates."""
@@ -160,7 +111,7 @@ def _classify_characters(data: np.ndarray, byte_kinds: np.ndarray) -> np.ndarray
     are chunks by themselves.
     """
     positions, begins, points = _code_points(data)
-    kinds = _look_up(_KINDS, points, lambda point: _KIND_OF[_CLASSES[point]])
+    kinds = _look_up(_KINDS, points, lambda point: _KIND_OF[CLASSES[point]])
     sizes = 2 + (points >= 0x800) + (points >= 0x10000)
     byte_kinds[positions] = np.repeat(kinds, sizes)
     marks = np.flatnonzero(kinds == _ATTACHED)
@@ -223,7 +174,7 @@ def _normalize_texts(data: np.ndarray, starts: np.ndarray, table: bytes) -> tupl
 def _needs_nfkc(point: int) -> bool:
     sign = chr(point)
     normal = nfkc(sign)
-    return normal != nfc(sign) and point not in _REPLACEMENTS and not _CUT_ALIKE.fullmatch(classes_of(sign + normal))
+    return normal != nfc(sign) and point not in REPLACEMENTS and not _CUT_ALIKE.fullmatch(classes_of(sign + normal))
 
 
 def _replace_texts(data: np.ndarray, starts: np.ndarray, contents: dict[int, bytes]) -> tuple[np.ndarray, np.ndarray]:

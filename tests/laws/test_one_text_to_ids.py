@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from harness.inference.scorer import OnnxScorer
 from padless.core.errors import DataError
 from preprocessing.dataset.shards import VOCABULARY, read_manifest
-from preprocessing.text.cleaning import encode
+from preprocessing.text.characters import encode
 from preprocessing.text.encoder import Encoded, Encoder
 from preprocessing.text.resources import resolve_pipeline
 from preprocessing.text.spec import TextPipeline, TextSpec

@@ -30,7 +30,7 @@ from harness.model.classifier import Classifier
 from harness.model.initialization import Start
 from harness.model.registry import num_outputs
 from harness.output import export as writing
-from harness.output.export import compare_with_torch, records_of, render_model_card
+from harness.output.export import SCRIPT, TOKENS, compare_with_torch, records_of, render_model_card, write_script
 from harness.rundir import bundle_files
 from harness.rundir.bundle_files import CARD, INDEX, OF_WEIGHTS, ONNX, read_info
 from harness.rundir.layout import BUNDLE
@@ -41,6 +41,7 @@ from padless.core import cli
 from padless.core.errors import ConfigError, DataError
 from padless.core.terminal import Screen
 from preprocessing.dataset.shards import VOCABULARY, read_manifest
+from preprocessing.text.spec import TextSpec
 from preprocessing.text.vocabulary import PAD, Vocabulary
 from tests.helpers.bundles import reseal, write_drawn, write_run
 from tests.helpers.commands import read_json
@@ -220,7 +221,7 @@ def test_the_graph_is_the_network_at_every_length(num_classes: int, shape: dict[
 
 
 def test_every_form_of_an_export_predicts_what_the_run_does(run: Path, folder: Path) -> None:
-    names = {read_info(folder).weights, VOCABULARY, INDEX, ONNX, CARD}
+    names = {read_info(folder).weights, VOCABULARY, INDEX, ONNX, CARD, SCRIPT, TOKENS, "characters.py"}
     assert {path.name for path in folder.iterdir()} == names
     expected = padless.load(run).predict_proba(TEXTS)
     shares = np.array([*read_info(folder).splits["train"]["labels"].values()]) + 1
@@ -230,6 +231,15 @@ def test_every_form_of_an_export_predicts_what_the_run_does(run: Path, folder: P
     np.testing.assert_allclose(onnx.predict_proba(TEXTS), expected, atol=1e-6)
     assert onnx.predict(TEXTS).tolist() == padless.load(run).predict(TEXTS).tolist()
     assert onnx.predict_proba([]).shape == (0, 2)
+
+
+def test_a_pipeline_that_needs_other_packages_has_no_script(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = Mock()
+    bundle.encoder.pipeline.spec = TextSpec(lemmatizer="simplemma")
+    assert not write_script(tmp_path, bundle, Screen())
+    assert not [*tmp_path.iterdir()]
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "predict.py not written: text.tokenizer unicode with text.lemmatizer simplemma needs other" in printed
 
 
 def test_the_example_of_the_page_feeds_the_graph(

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from nltk.tokenize import word_tokenize
 
 from padless.core.errors import DataError
-from preprocessing.text import cleaning
+from preprocessing.text import characters
 from preprocessing.text.encoder import spans_of
 from preprocessing.text.resources import WordNet, resolve_pipeline
 from preprocessing.text.spec import TextSpec
@@ -53,9 +53,9 @@ def test_batch_and_single_equal_the_reference(texts: list[str], flags: tuple[boo
     assert UNICODE[flags](texts).to_lists() == expected
     assert [UNICODE[flags]([text]).to_lists()[0] for text in texts] == expected
     for text in texts:
-        assert cleaning.clean(text) == plain.clean(text)
-        joined = " ".join(text[start:end] for start, end in cleaning.visible_spans(text))
-        assert cleaning.clean(text) == (standard.unescape(joined) if "&" in joined else joined)
+        assert characters.clean(text) == plain.clean(text)
+        joined = " ".join(text[start:end] for start, end in characters.visible_spans(text))
+        assert characters.clean(text) == (standard.unescape(joined) if "&" in joined else joined)
 
 
 SCRIPTS = re.findall(

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From bytes and markup to clean text: UTF-8, HTML, Unicode's normal forms in linear time.
+"""From a text to tokens and pieces of words, by the standard library alone: an ONNX export holds a copy of this file.
 
-HTML: markup becomes one space, entities become their characters, everything else survives.
+**Cleaning.** HTML: markup becomes one space, entities become their characters, everything else survives.
 
 What counts as markup follows the HTML standard (section "Tokenization", tag open state): ``<`` followed by an ASCII
 letter, by ``/`` and a letter, by ``!`` or by ``?``. So ``a < b`` and ``x<3`` are text. Where a text is broken:
@@ -14,18 +14,26 @@ letter, by ``/`` and a letter, by ``!`` or by ``?``. So ``a < b`` and ``x<3`` ar
 
 NFC and NFKC: Python sorts the accents of one letter by combining class in quadratic time. In a text with long runs they
 are therefore sorted first (Unicode Standard Annex 15, "Canonical Ordering Algorithm"); the result is the same.
+
+**The tokenizer** ``unicode``: the words of any script, emoji, and runs of ``!`` and ``?``.
+
+A word begins with a letter or a digit (Unicode categories L, N), goes on with letters, digits and combining marks (M),
+and may hold single apostrophes between two such runs: ``don't``, ``l'été``. A point or comma between two ASCII digits
+belongs to the number, ``3.5``, and ``#`` before a word to the word. Of scripts that are written without spaces
+(Chinese, Japanese, Thai, Khmer, …) each letter with its marks is a token. So is each emoji (category So, without skin
+tone), and each run of ``!`` and ``?``, of which two are kept. All else separates: other punctuation and symbols,
+control characters, NUL. Typographic apostrophes become ``'``. Invisible joiners (soft hyphen, zero-width joiners)
+are removed. Texts are cut in NFKC or NFC; lower case is :meth:`str.lower` of the token, in NFC again.
 """
 
 from __future__ import annotations
 
 import html
 import re
-import string
 import unicodedata
+from collections.abc import Container, Iterator
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 if TYPE_CHECKING:
     from preprocessing.text.spec import TextSpec
@@ -113,36 +121,6 @@ def _short_number(entity: re.Match[str]) -> str:
     return f"&#{entity[1][:8] or '0'}"
 
 
-_LETTER = np.isin(np.arange(256), [*string.ascii_letters.encode()])
-_BEGINS_MARKUP = _LETTER | np.isin(np.arange(256), [*b"!?/#"])
-"""Which bytes after ``<`` or ``&`` may begin markup."""
-_NEEDS_CLEAN = np.isin(np.arange(256), [*b"\"'\0"])
-"""Which bytes inside a tag need :func:`clean`: quotes, and the end of the text."""
-
-
-def find_tags(joined: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """Find the simple tags of texts that are joined by NUL and end with two: the positions of all their bytes, and
-    those where other markup begins. :func:`clean` of a text without other markup is that text with its tags blanked.
-    """
-    data = np.frombuffer(joined, np.uint8)
-    begins = np.flatnonzero((data == ord("<")) | (data == ord("&")))
-    begins = begins[_BEGINS_MARKUP[data[begins + 1]]]
-    name = begins + 1 + (data[begins + 1] == ord("/"))
-    script = (data[name] | 32 == ord("s")) & np.isin(data[name + 1] | 32, [*b"ct"])  # or a style
-    simple = (data[begins] == ord("<")) & _LETTER[data[name]] & ~script
-    closes = np.flatnonzero(data == ord(">"))
-    nearest = np.searchsorted(closes, begins)
-    simple &= (nearest < len(closes)) & (np.diff(nearest, append=-1) != 0)  # nothing else begins inside
-    if not simple.any():
-        return begins[:0], begins
-    opens = begins[simple]
-    lengths = closes[nearest[simple]] + 1 - opens
-    offsets = np.cumsum(lengths) - lengths
-    tag_bytes = np.arange(lengths.sum()) + np.repeat(opens - offsets, lengths)
-    needs_clean = np.logical_or.reduceat(_NEEDS_CLEAN[data[tag_bytes]], offsets)
-    return tag_bytes[np.repeat(~needs_clean, lengths)], np.concatenate([begins[~simple], opens[needs_clean]])
-
-
 _LONG_RUN = re.compile(r"[^\w\s\x00-\x7f]{64}")
 """Many accents, or other signs."""
 _ACCENT = re.compile("[\u0300-\u036f]")
@@ -196,3 +174,115 @@ def clean_text(text: str, spec: TextSpec) -> str:
     """The text without markup, normalized and in lower case, as ``spec`` has it."""
     text = normalize(clean(text) if spec.html else text, spec)
     return nfc(text.lower()) if spec.lowercase else text
+
+
+_APOSTROPHE = ord("'")
+INVISIBLE = dict.fromkeys([0x00AD, 0x200C, 0x200D, 0x2060, 0xFEFF])
+REPLACEMENTS: dict[int, int | None] = {**INVISIBLE, 0x2019: _APOSTROPHE, 0x02BC: _APOSTROPHE, 0xFF07: _APOSTROPHE}
+_SPACELESS_BLOCKS = (
+    *((0x0E00, 0x0F00), (0x1000, 0x10A0), (0x1780, 0x1800), (0x1950, 0x1AB0), (0x1B00, 0x1B80)),  # Thai to Balinese
+    *((0x3005, 0x3008), (0x3021, 0x3130), (0x31A0, 0x3200), (0x3400, 0xA4D0), (0xA980, 0xAAE0)),  # kana, Han, Yi, …
+    *((0xF900, 0xFB00), (0xFF66, 0xFFA0), (0x16FE0, 0x18D90), (0x1AFF0, 0x1B300), (0x20000, 0x40000)),
+)
+"""Blocks of scripts that are written without spaces; ends are exclusive."""
+_DRAWING = ((0x2500, 0x25A0), (0x2800, 0x2900))
+"""Blocks of symbols for drawing lines and pictures."""
+_SKIN_TONES = ((0x1F3FB, 0x1F400),)
+_TOKEN = re.compile(r"(?:#(?=[wd]))?[wd][wdm]*(?:(?:'|(?<=d)\.(?=d))[wd][wdm]*)*|am*|e|!+")
+"""A token in classes of characters, see :class:`_Classes`."""
+
+
+class _Classes(dict[int, str]):
+    """Code point → its class; an entry is added when a character first occurs.
+
+    ``w``: letter or digit; ``d``: ASCII digit; ``a``: letter of a script without spaces; ``m``: mark; ``e``: emoji or
+    another symbol; ``t``: skin tone; ``!``, ``'``, ``#``, ``.``: these and similar signs; a space: all else.
+    """
+
+    def __missing__(self, point: int) -> str:
+        category = unicodedata.category(chr(point))
+        kind = {"L": "w", "N": "w", "M": "m"}.get(category[0], " ")
+        if category[0] == "L" and _is_in(_SPACELESS_BLOCKS, point):
+            kind = "a"
+        elif category == "So" and not _is_in(_DRAWING, point):
+            kind = "e"
+        elif _is_in(_SKIN_TONES, point):
+            kind = "t"
+        self[point] = kind
+        return kind
+
+
+def _is_in(blocks: tuple[tuple[int, int], ...], point: int) -> bool:
+    return any(start <= point < end for start, end in blocks)
+
+
+CLASSES = _Classes()
+for _class, _characters in (("d", "0123456789"), ("!", "!?\uff01\uff1f"), (".", ".,"), ("'", "'"), ("#", "#")):
+    CLASSES |= dict.fromkeys(map(ord, _characters), _class)
+
+
+def classes_of(text: str) -> str:
+    """The class of each character, see :class:`_Classes`."""
+    return text.translate(CLASSES)
+
+
+_SAME_LENGTH = REPLACEMENTS | dict.fromkeys([0xFF9E, 0xFF9F, *INVISIBLE], 0x0301)
+"""Replacements that keep positions: half-width voicing marks and invisible joiners become accents."""
+_SIGNS = re.compile(r"\S+")
+
+
+def word_spans(text: str, segments: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """The spans of tokens in some segments of a text before normalization, and of runs of other signs."""
+    classes = classes_of(text.translate(_SAME_LENGTH))
+    for start, end in segments:
+        position = start
+        for match in _TOKEN.finditer(classes, start, end):
+            yield from (signs.span() for signs in _SIGNS.finditer(text, position, match.start()))
+            yield match.span()
+            position = match.end()
+        yield from (signs.span() for signs in _SIGNS.finditer(text, position, end))
+
+
+def tokens_of(chunk: str, spec: TextSpec) -> list[str]:
+    """The tokens of a text with any characters; exact but slow."""
+    chunk = nfc(normalize(chunk, spec).translate(REPLACEMENTS))
+    classes = classes_of(chunk)
+    tokens = []
+    for match in _TOKEN.finditer(classes):
+        start, end = match.span()
+        if classes[start] == "!":
+            end = min(end, start + 2)
+        tokens.append(chunk[start:end])
+    if spec.lowercase:
+        tokens = [nfc(token.lower()) for token in tokens]
+    return tokens
+
+
+CONTINUATION = "##"
+"""Begins a piece that does not begin a word."""
+MAX_PIECE_CHARACTERS = 64
+"""Most characters of a piece."""
+
+
+def pieces_of(word: str, known_tokens: Container[str]) -> list[str]:
+    """The pieces of a word; those after the first begin with ``CONTINUATION``. A run of unknown letters is one."""
+    if word in known_tokens:
+        return [word]
+    pieces: list[str] = []
+    start, has_id = 0, True
+    while start < len(word):
+        prefix = CONTINUATION if start else ""
+        ends = range(min(len(word), start + MAX_PIECE_CHARACTERS), start, -1)
+        end = next((end for end in ends if prefix + word[start:end] in known_tokens), 0)
+        if end or has_id:
+            pieces.append(prefix + word[start : end or start + 1])
+        else:
+            pieces[-1] += word[start]
+        start, has_id = end or start + 1, end > 0
+    return pieces
+
+
+def num_head_tokens(spec: TextSpec) -> int:
+    """Number of tokens from the head of a text that is too long; the others of ``spec.max_tokens`` are its end."""
+    limit = spec.max_tokens
+    return {"head": limit, "tail": 0, "both": limit - limit // 2}[spec.truncate]
