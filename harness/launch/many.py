@@ -167,11 +167,11 @@ def train_member(steps: Sequence[RunConfig], launch_config: TrainConfig) -> int:
 
     is_rank = launch_config.num_processes == 1
     (listen_in_rank if is_rank else listen_in_launcher)()
-    start = train_here if is_rank else launcher.run_ranks
+    start = fit_here if is_rank else launcher.run_ranks
     return run_rank(lambda _: train_in_turn(steps, launch_config, start))
 
 
-def train_here(resolved: ResolvedConfig, options: TrainConfig, num_processes: int) -> int:
+def fit_here(resolved: ResolvedConfig, options: TrainConfig, num_processes: int) -> int:
     """Train in this process; its exit code."""
     from harness.train import fit
 
