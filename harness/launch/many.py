@@ -205,7 +205,7 @@ class Members:
         self.steps_by_member, self.launch_config = steps_by_member, launch_config
         self.slots = [Slot(variables) for variables in slots]
         self.screen = Screen(quiet=launch_config.quiet)
-        self.waiting = [*steps_by_member]
+        self.remaining_members = [*steps_by_member]
         self.code = 0
         """Of the first member that did not finish."""
         self.stopped_at = inf
@@ -219,18 +219,18 @@ class Members:
         """
         until_s = time.monotonic() + (self.launch_config.max_time_s or inf)
         number = count_noun(len(self.slots), "training")
-        self.screen.fact("members", f"{len(self.waiting)}, {number} at the same time")
+        self.screen.fact("members", f"{len(self.remaining_members)}, {number} at the same time")
         live = Live(self.describe, self.screen)
         STOP.must_save = True
         try:
-            while self.waiting or any(slot.call for slot in self.slots):
+            while self.remaining_members or any(slot.call for slot in self.slots):
                 left_s = until_s - time.monotonic()
-                if self.waiting and not self.code and (STOP.signal is not None or left_s < SHORTEST_S):
+                if self.remaining_members and not self.code and (STOP.signal is not None or left_s < SHORTEST_S):
                     self.code = PREEMPTED
                 if self.code:
-                    self.waiting = []
+                    self.remaining_members = []
                 for slot in self.slots:
-                    if slot.call is None and self.waiting:
+                    if slot.call is None and self.remaining_members:
                         self.begin(slot, left_s)
                     elif slot.call is not None:
                         self.follow(slot, slot.call)
@@ -246,7 +246,7 @@ class Members:
 
     def begin(self, slot: Slot, left_s: float) -> None:
         """Begin the next member that waits."""
-        slot.member = self.waiting.pop(0)
+        slot.member = self.remaining_members.pop(0)
         within = self.launch_config if left_s == inf else replace(self.launch_config, max_time=f"{left_s:.0f}")
         slot.lines.clear()
         slot.call = SERVER.begin(train_member, self.steps_by_member[slot.member], within, **slot.variables)
@@ -306,7 +306,9 @@ class Members:
             if slot.member and slot.call:
                 last_line = slot.lines[-1].strip() if slot.lines else "begins"
                 lines.append(f"{slot.member.name}  {last_line}")
-        return [*lines, f"{count_noun(len(self.waiting), 'training')} to begin"] if self.waiting else lines
+        if self.remaining_members:
+            lines.append(f"{count_noun(len(self.remaining_members), 'training')} to begin")
+        return lines
 
 
 def note_death(run: Path, failure: launcher.Failure) -> None:
