@@ -50,7 +50,7 @@ def read_resolved(argv: list[str]) -> ResolvedConfig:
 
 
 def fit(resolved: ResolvedConfig, *, reports: bool = True) -> None:
-    """Build, fit and close on this rank; with ``reports`` also the report and the comparison with the baseline."""
+    """Build, fit and close on this rank; with ``reports`` also the test, the report and the baseline."""
     config = resolved.config
     from harness.distributed.session import open_session
     from harness.training.assembly import open_run
@@ -63,7 +63,7 @@ def fit(resolved: ResolvedConfig, *, reports: bool = True) -> None:
             print_devices(run)
             run.rehearse()
         else:
-            run.train()
+            run.train(tests=reports)
 
 
 def observers_of(config: RunConfig, *, reports: bool) -> list[Observer]:

@@ -118,6 +118,7 @@ def train(
         options = {"quiet": keys.get("quiet", False), **pop_dataset_options(keys)}
     dataset = source if options is None else f"{run}-data"
     launch_config = name_run(configure(TrainConfig, {"data": dataset, "run": run}, keys, config))
+    SERVER.start()  # which imports torch meanwhile
     if options is not None:
         prepare(source, text=text, label=label, output=dataset, options=options)
     if launch_config.seeds or launch_config.folds or launch_config.num_processes not in (None, 1):
@@ -165,7 +166,6 @@ def train_alone(launch_config: TrainConfig, *, reports: bool = True) -> None:
     if preflight.pretraining(recipe) is not None:
         launch(launch_config)
         return
-    SERVER.start()  # which imports torch meanwhile
     if recipe.teacher is not None:
         recipe = SERVER.call(prepare_teacher, recipe)
     options = launch_config if devices.OMP not in os.environ else replace(launch_config, num_processes=1)

@@ -21,6 +21,7 @@ from harness.launch.options import TrainConfig
 from padless.api import configure, pop_dataset_options, prepare, train_alone
 from padless.core.atomic import temporary_folder
 from padless.core.errors import DataError, UserError, require
+from padless.core.fork_server import SERVER
 
 
 class FitError(DataError, ValueError):
@@ -94,6 +95,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             "baseline": "none",
             **common,
         }
+        SERVER.start()  # which imports torch meanwhile
         with temporary_folder() as folder:
             data, run = folder / "data", folder / "run"
             prepare(frame, text="text", label="label", output=data, options=of_data)

@@ -77,13 +77,13 @@ class TrainingRun:
     read_requests: Callable[[], Iterable[int]] = no_requests
     """The requests of the last step, from any rank, the same on all: to stop, to save, to raise an error together."""
 
-    def train(self) -> None:
-        """Train to the end and test, or save and raise ``Preempted`` on all ranks at the same step."""
+    def train(self, *, tests: bool = True) -> None:
+        """Train to the end, and test if ``tests``, or save and raise ``Preempted`` on all ranks at the same step."""
         STOP.must_save, HEARTBEAT.step = True, self.trainer.step
         try:
             self.pause()
             self.fit()
-            if self.config.task == CLASSIFIER:  # a language model has no test
+            if tests and self.config.task == CLASSIFIER:  # a language model has no test
                 self.test()
             self.raise_failure()
         except Preempted:

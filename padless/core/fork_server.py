@@ -8,6 +8,7 @@ server ends when its user's process does, and each process that it has forked ge
 from __future__ import annotations
 
 import atexit
+import gc
 import importlib
 import os
 import signal
@@ -192,6 +193,7 @@ def fork_calls() -> NoReturn:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel forgets processes that have ended
     for name in PRELOADED:
         importlib.import_module(name)
+    gc.freeze()  # a collection in a fork would copy the pages of all these modules
     control = socket.socket(fileno=int(sys.argv[1]))
     while True:
         message, descriptors, _, _ = socket.recv_fds(control, 1, 2)
