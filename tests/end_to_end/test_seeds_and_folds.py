@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Seeds by one command: killed in the middle, continued to the same end."""
+"""Seeds and folds by one command: killed in the middle, continued to the same end."""
 
 from __future__ import annotations
 
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 import padless
+from padless.core.signals import ONE_PRESS_S
 from tests.helpers.commands import read_json, status_of
-from tests.helpers.datasets import write_dataset
+from tests.helpers.datasets import assign_folds, write_dataset
 from tests.helpers.runs import final, launch, log, wait_for_step
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(900, func_only=True)]
@@ -53,3 +57,41 @@ def test_seeds_killed_in_the_second_end_in_the_same_table(tmp_path: Path) -> Non
     assert accuracy["mean"] == pytest.approx(np.mean(accuracies))
     assert accuracy["sd"] == pytest.approx(np.std(accuracies, ddof=1))
     assert padless.read_metrics(run, "validation")["seed"].value_counts().to_dict() == {0: 3, 1: 3, 2: 3}
+
+
+def find_trainer(launcher_pid: int, run: Path) -> psutil.Process:
+    """The process that trains a member."""
+    for process in psutil.Process(launcher_pid).children(recursive=True):
+        if any(Path(file.path).is_relative_to(run) for file in process.open_files()):
+            return process
+    raise AssertionError(f"no process has a file of {run} open")
+
+
+def test_folds_end_the_same_after_one_died_and_two_interrupts(tmp_path: Path) -> None:
+    """The death of one ends the others, which save; two Ctrl-C end all at once; the same command goes on."""
+    data, reference, run = tmp_path / "data", tmp_path / "whole" / "run", tmp_path / "died" / "run"
+    write_dataset(data, {"train": 300, "test": 60})
+    assign_folds(data, 2)
+    words = ("--folds", "all", "--num_processes", "1", "--threads", "1")
+    for share in ("0/2", "1/2"):
+        to_the_end(data, reference, *words, "--members", share)
+    process = launch(data, run, *words)
+    wait_for_step(process, run / "fold-1", 8)
+    find_trainer(process.pid, run / "fold-1").kill()
+    assert process.wait(100) == 1
+    assert "error: fold-1: the process that computed it died" in log(run)
+    assert status_of(run / "fold-1")["exit_code"] == 1
+    assert status_of(run / "fold-0")["state"] in ("preempted", "finished")
+    process = launch(data, run, *words)
+    wait_for_step(process, run / "fold-1", 16)
+    find_trainer(process.pid, run / "fold-1").suspend()
+    process.send_signal(signal.SIGINT)
+    time.sleep(5 * ONE_PRESS_S)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert not (run / "folds.json").exists()
+    to_the_end(data, run, *words)
+    for fold in ("fold-0", "fold-1"):
+        assert final(run / fold) == final(reference / fold)
+    for name in ("folds.json", "out-of-fold.parquet"):
+        assert (run / name).read_bytes() == (reference / name).read_bytes()
