@@ -100,6 +100,10 @@ def train_members(members: Sequence[Member], launch_config: TrainConfig) -> int:
         member: list_steps(with_values(launch_config.recipe, member_keys(member, launch_config)))
         for member in members[share.index :: share.count]
     }
+    finished_members = [] if launch_config.dry_run else [*filter(has_finished, steps_by_member)]
+    checked_steps = [step for member in finished_members for step in steps_by_member.pop(member)]
+    if code := train_in_turn(checked_steps, launch_config):
+        return code
     slots = [] if launch_config.dry_run else plan_slots(launch_config, len(steps_by_member))
     if len(slots) < 2:
         return train_in_turn([step for steps in steps_by_member.values() for step in steps], launch_config)
