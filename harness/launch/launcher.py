@@ -79,7 +79,17 @@ class Failure:
     """The rank ended because another one was gone."""
 
 
-INTERRUPTED_TWICE = Failure(INTERRUPTED, f"interrupted twice from the keyboard: ended at once; {RESUMES}")
+def find_overdue(processes: str, stopped_at: float) -> Failure | None:
+    """Why ``processes``, which were to save and end at ``stopped_at`` (monotonic seconds), have to be killed; None
+    while they may save.
+    """
+    if STOP.is_urgent:
+        return Failure(INTERRUPTED, f"interrupted twice from the keyboard: ended at once; {RESUMES}")
+    if time.monotonic() > stopped_at + SAVE_LIMIT_S:
+        cause = STOP.name or "another one had failed"
+        reason = f"the {processes} had not ended {SAVE_LIMIT_S:.0f} s after {cause}, and were killed"
+        return Failure(1, f"{reason}; {RESUMES}")
+    return None
 
 
 def launch_training(launch_config: TrainConfig, recipe: RunConfig, start: Start | None = None) -> int:
@@ -192,11 +202,7 @@ class Launch:
                     end_process(self.conclude(failure))
             if STOP.signal is None:
                 continue
-            if STOP.is_urgent:
-                self.verdict = INTERRUPTED_TWICE
-            elif time.monotonic() > STOP.received_at + SAVE_LIMIT_S:
-                reason = f"the ranks had not ended {SAVE_LIMIT_S:.0f} s after {STOP.name}, and were killed"
-                self.verdict = Failure(1, f"{reason}; {RESUMES}")
+            self.verdict = find_overdue("ranks", STOP.received_at)
             for rank in ranks:
                 with contextlib.suppress(ProcessLookupError):
                     if self.verdict is not None:

@@ -102,7 +102,7 @@ def train_members(members: Sequence[Member], launch_config: TrainConfig) -> int:
     }
     finished_members = [] if launch_config.dry_run else [*filter(has_finished, steps_by_member)]
     checked_steps = [step for member in finished_members for step in steps_by_member.pop(member)]
-    if code := train_in_turn(checked_steps, launch_config):
+    if checked_steps and (code := train_in_turn(checked_steps, launch_config)):
         return code
     slots = [] if launch_config.dry_run else plan_slots(launch_config, len(steps_by_member))
     if len(slots) < 2:
@@ -291,11 +291,8 @@ class Members:
         if not self.code and STOP.signal is None:
             return
         calls = [slot.call for slot in self.slots if slot.call is not None]
-        if STOP.is_urgent or time.monotonic() > self.stopped_at + launcher.SAVE_LIMIT_S:
-            self.verdict = launcher.INTERRUPTED_TWICE
-            if not STOP.is_urgent:
-                reason = f"the trainings had not ended {launcher.SAVE_LIMIT_S:.0f} s after a stop, and were killed"
-                self.verdict = launcher.Failure(1, f"{reason}; {launcher.RESUMES}")
+        self.verdict = self.verdict or launcher.find_overdue("trainings", self.stopped_at)
+        if self.verdict is not None:
             for call in calls:
                 call.kill(signal.SIGKILL)
         elif self.stopped_at == inf:
