@@ -15,7 +15,7 @@ import padless
 from padless.core.signals import ONE_PRESS_S
 from tests.helpers.commands import read_json, status_of
 from tests.helpers.datasets import assign_folds, write_dataset
-from tests.helpers.runs import final, launch, log, wait_for_step
+from tests.helpers.runs import final, kill, launch, log, wait_for_step
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(900, func_only=True)]
 
@@ -67,10 +67,12 @@ def find_trainer(launcher_pid: int, run: Path) -> psutil.Process:
     raise AssertionError(f"no process has a file of {run} open")
 
 
-def test_folds_end_the_same_after_one_died_and_two_interrupts(tmp_path: Path) -> None:
-    """The death of one ends the others, which save; two Ctrl-C end all at once; the same command goes on."""
+def test_folds_end_the_same_however_they_were_disturbed(tmp_path: Path) -> None:
+    """The death of one ends the others, which save; all die at once, as with their machine; two Ctrl-C end all without
+    saving; the same command goes on.
+    """
     data, reference, run = tmp_path / "data", tmp_path / "whole" / "run", tmp_path / "died" / "run"
-    write_dataset(data, {"train": 300, "test": 60})
+    write_dataset(data, {"train": 600, "test": 60})
     assign_folds(data, 2)
     words = ("--folds", "all", "--num_processes", "1", "--threads", "1")
     for share in ("0/2", "1/2"):
@@ -84,6 +86,9 @@ def test_folds_end_the_same_after_one_died_and_two_interrupts(tmp_path: Path) ->
     assert status_of(run / "fold-0")["state"] in ("preempted", "finished")
     process = launch(data, run, *words)
     wait_for_step(process, run / "fold-1", 16)
+    kill(process)
+    process = launch(data, run, *words)
+    wait_for_step(process, run / "fold-1", 32)
     find_trainer(process.pid, run / "fold-1").suspend()
     process.send_signal(signal.SIGINT)
     time.sleep(5 * ONE_PRESS_S)
