@@ -38,9 +38,8 @@ class ReadingOptions:
     label_column: Name = AUTO
     """Column that holds the label; auto: label, or the one that looks like it."""
     labels: dict[str, list[Any]] | Literal["auto"] = AUTO
-    """auto: each value found is a class, named as it is written, or as a Parquet file's metadata (ClassLabel) names its
-    numbers; sorted, numbers as numbers. Or class name -> its values, as they are written; the classes are numbered in
-    the order of the names."""
+    """auto: each value found is a class, named as it is written; sorted, numbers as numbers. Or class name -> its
+    values, as they are written; the classes are numbered in the order of the names."""
     labels_separator: Name | None = AUTO
     """Between the labels of a text that has several, as in joy;surprise; an empty field is a text without any. list:
     the column holds lists (JSON, Parquet, CSV of pandas). auto: one is taken if parts of the cells repeat; null: one

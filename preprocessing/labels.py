@@ -152,18 +152,17 @@ def distinct(column: pa.Array) -> tuple[list[Any], np.ndarray]:
     return encoded.dictionary.to_pylist(), encoded.indices.to_numpy(zero_copy_only=False)
 
 
-def order_classes(values: Collection[str], first_names: Sequence[str] = ()) -> tuple[list[str], dict[str, int]]:
+def order_classes(values: Collection[str]) -> tuple[list[str], dict[str, int]]:
     """``auto`` on the whole corpus: the class names in order, and the class number of each label value.
 
-    ``1`` and ``1.0`` are one class. ``first_names`` come first, in their order; then numbers, by size; then texts.
+    ``1`` and ``1.0`` are one class. Numbers come first, by size; then texts.
     """
     num_spellings = Counter(map(drop_zero_fraction, values))
     name_by_value = {}
     for value in values:
         number = drop_zero_fraction(value)
         name_by_value[value] = number if num_spellings[number] > 1 else value
-    ranks = {name: rank for rank, name in enumerate(first_names)}
-    names = sorted({*name_by_value.values()}, key=lambda name: (ranks.get(name, len(first_names)), sort_key(name)))
+    names = sorted({*name_by_value.values()}, key=sort_key)
     return names, {value: names.index(name) for value, name in name_by_value.items()}
 
 

@@ -127,8 +127,7 @@ class Classes:
         values = sorted({value for source in converted for value in source.classes})
         value_names = [split_label_set(value) if config.has_label_sets else [value] for value in values]
         if label_map is None:
-            ordered_names = list(dict.fromkeys(name for source in converted for name in source.class_names))
-            names, numbers = order_classes({*chain(*value_names)}, ordered_names)
+            names, numbers = order_classes({*chain(*value_names)})
             kind = common_type((kind for source in converted for kind in source.label_types), names)
         else:
             names, kind = label_map.names, "text"

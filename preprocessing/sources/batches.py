@@ -136,8 +136,6 @@ def check_width(name: str, num_columns: int) -> None:
 class Reader:
     """A file whose columns are known, and whose rows are read once."""
 
-    class_names: Sequence[str] = ()
-    """From the metadata of a Parquet file, for the numbers in its label column."""
     delimiter = ","
     has_mark = False
     """Whether the file begins with the byte order mark of UTF-8."""

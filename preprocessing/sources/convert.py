@@ -76,8 +76,6 @@ class Converted(msgspec.Struct):
     delimiter: str
     has_mark: bool
     """Whether the source begins with the byte order mark of UTF-8."""
-    class_names: list[str]
-    """All class names in the file's metadata, in the order of their numbers; mostly none."""
     bytes: int = 0
     """Size of the source."""
     fingerprint: dict[str, str] = {}
@@ -123,7 +121,7 @@ def convert_parts(
         reader.file = replace(reader.file, splits=file.splits)
     if file.format != "jsonl":  # rows may lack a key
         check_names(file, reader.columns)
-    converted = Converted(reader.columns, reader.read_as, reader.delimiter, reader.has_mark, list(reader.class_names))
+    converted = Converted(reader.columns, reader.read_as, reader.delimiter, reader.has_mark)
     tables = (check_rows(batch, converted, keep_columns) for batch in reader.batches(keep_columns))
     for part in write_parts(tables, folder, prefix, max(1, int(file.source.part_mb * 1e6))):
         converted.parts.append(part)

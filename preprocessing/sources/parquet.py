@@ -3,18 +3,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet
 
 from padless.core.errors import DataError
 from padless.core.untrusted import check_unpacked, one_line
-from preprocessing.labels import AUTO, is_list
 from preprocessing.sources import addresses
 from preprocessing.sources.batches import Reader, SourceBatch, check_width
 from preprocessing.sources.sources import File
@@ -32,8 +29,6 @@ class ParquetReader(Reader):
     def __init__(self, file: File) -> None:
         self.footer, schema = read_footer(file.address, file.name)
         super().__init__(file, schema.names)
-        if file.source.labels == AUTO:
-            self.class_names = read_class_names(schema, file.source.label_column)
 
     def batches(self, keep_columns: bool = False) -> Iterator[SourceBatch]:
         """Columns of the file's own types, without dictionaries and views."""
@@ -49,8 +44,6 @@ class ParquetReader(Reader):
             ):
                 types = [(column.name, value_type(column.type)) for column in batch.schema]
                 table = pa.Table.from_batches([batch]).cast(pa.schema(types))
-                if self.class_names and not keep_columns:
-                    table = name_classes(table, self.file.source.label_column, self.class_names)
                 yield SourceBatch(self.file, np.arange(number, number + len(table)), table)
                 number += len(table)
         if number <= self.footer.num_rows:
@@ -85,33 +78,6 @@ def value_type(kind: pa.DataType) -> pa.DataType:
     """The type of a column's values, also of a dictionary; of views, which few functions know, the older one."""
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     return VIEWS.get(kind, kind)
-
-
-def read_class_names(schema: pa.Schema, column: str) -> list[str]:
-    """The class names in the metadata of Hugging Face's datasets (``ClassLabel``) for a column of integers or of lists
-    of them; else none.
-    """
-    try:
-        feature = json.loads(schema.metadata[b"huggingface"])["info"]["features"][column]
-        kind = schema.field(column).type
-        if is_list(kind):
-            feature, kind = feature["feature"], kind.value_type
-        return list(map(str, feature["names"])) if pa.types.is_integer(kind) else []
-    except (KeyError, TypeError, ValueError, RecursionError):
-        return []
-
-
-def name_classes(table: pa.Table, column: str, names: Sequence[str]) -> pa.Table:
-    """A table with class names in place of their numbers; numbers below 0 are missing labels. Raises
-    ``pa.ArrowIndexError`` for a number without a name.
-    """
-    labels = table[column].combine_chunks()
-    numbers = labels.values if is_list(labels.type) else labels
-    numbers = pc.if_else(pc.less(numbers, 0), None, numbers).cast(pa.int64())
-    classes = pa.array(names, pa.large_string()).take(numbers)
-    if is_list(labels.type):
-        classes = type(labels).from_arrays(labels.offsets, classes, mask=labels.is_null())
-    return table.set_column(table.column_names.index(column), column, classes)
 
 
 def values_of(column: Any) -> list[Any]:

@@ -69,27 +69,6 @@ def test_names_and_type_of_a_column_of_labels(kind: str) -> None:
     assert common_type([type_of(values.type), None], names) == label_type
 
 
-def class_label(names: list[str]) -> dict[bytes, bytes]:
-    """The metadata that Hugging Face's datasets write."""
-    features = {"text": {"dtype": "string", "_type": "Value"}, "label": {"names": names, "_type": "ClassLabel"}}
-    return {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
-
-
-def test_names_of_class_label(tmp_path: Path, command: Command) -> None:
-    """Each file's metadata names all its numbers; classes keep that order, and those without rows are dropped."""
-    texts = [text for text, _ in reviews(120)]
-    numbers = [(2, 0)[at % 2] for at in range(60)]
-    for name, file_texts, labels, names in (
-        ("a", texts[:60], numbers, ["World", "Odd", "Business"]),
-        ("b", texts[60:], [1 - number // 2 for number in numbers], ["World", "Business"]),
-    ):
-        table = pa.table({"text": file_texts, "label": pa.array(labels, pa.int64())})
-        pq.write_table(table.replace_schema_metadata(class_label(names)), tmp_path / f"{name}.parquet")
-    manifest = command.build(tmp_path / "*.parquet", tmp_path / "out")
-    assert Counter(row.label for row in rows_by_number(tmp_path / "out").values()) == {0: 60, 1: 60}
-    assert (manifest.labels, manifest.label_type) == (["World", "Business"], "text")
-
-
 # Several labels to a text.
 
 GENRES = ["drama", "comedy", "war", "comedy, war", "drama,comedy", "war, drama", "drama, comedy, war"]
