@@ -27,8 +27,6 @@ from padless.core.terminal import count_noun
 MIN_STEPS, SHORT_TOKENS = 2500, 32
 """Minimum number of optimizer steps, for small corpora of texts of up to ``SHORT_TOKENS``. For longer texts it falls
 with the square root of their tokens, as the gradient of a step then has less noise."""
-TAUGHT_SHARE = 0.5
-"""Of these steps, for a network that learns a teacher's probabilities: each of them says more than a label does."""
 MIN_EPOCHS, MAX_EPOCHS = 4, 40
 MIN_BATCH, MAX_BATCH = 32, 512
 BATCH_DIVISOR = 2.5
@@ -189,9 +187,7 @@ def apply_rules(config: RunConfig, corpus: Corpus, gpus: int = 1) -> ResolvedCon
             reasons[key] = Choice("null" if value is None else str(value), reason)
         return values[key]
 
-    taught_share = 1.0 if config.teacher is None else TAUGHT_SHARE
-    length_share = math.sqrt(min(1, SHORT_TOKENS * corpus.rows / max(corpus.tokens, 1)))
-    min_steps = round(MIN_STEPS * taught_share * length_share)
+    min_steps = round(MIN_STEPS * math.sqrt(min(1, SHORT_TOKENS * corpus.rows / max(corpus.tokens, 1))))
     on_gpus = f" on {gpus} GPUs" if gpus > 1 else ""
     batch = resolve_key("global_batch", choose_batch(corpus, gpus, min_steps), f"for {corpus.rows:,} rows{on_gpus}")
     epoch_steps = max(1, math.ceil(corpus.rows / batch))

@@ -54,11 +54,6 @@ def test_small_corpora_get_their_steps_and_large_ones_a_few_epochs(
     assert values == expected
 
 
-def test_a_taught_network_needs_half_the_steps() -> None:
-    config = apply_rules(recipe("--teacher", "answers.csv"), TREC).config
-    assert (config.epochs, config.patience, config.optim.lr) == (8, 5, 0.0034)
-
-
 @pytest.mark.parametrize(
     ("words", "vectors"),
     [("", "own"), ("--init.vectors glove.txt", "glove.txt"), ("--init.weights runs/lm", "none")],
