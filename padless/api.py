@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import html
 import json
-import os
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path, PosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,25 +19,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness.baselines.teacher import prepare_teacher
 from harness.config import name_run
-from harness.distributed import devices
 from harness.evaluate import measure_here
 from harness.inference.config import EvaluateConfig
 from harness.inference.model import Model, Texts, load
-from harness.launch import launcher
 from harness.launch.options import TrainConfig
 from harness.rundir.layout import REPORT
 from harness.rundir.metrics_log import read_metrics
 from harness.rundir.records import read_status
 from harness.rundir.results import read_measured
-from harness.training import preflight
-from harness.training.rules import ResolvedConfig
 from padless.core.atomic import storage_errors, temporary_folder
 from padless.core.configuration import build_config, flatten_groups, groups_of, read_files
 from padless.core.errors import ERRORS, ConfigError, DataError, UserError
 from padless.core.fork_server import SERVER
-from padless.core.signals import PREEMPTED, listen_in_launcher, listen_in_rank
+from padless.core.signals import PREEMPTED, listen_in_launcher
 from padless.core.terminal import Screen
 from padless.core.untrusted import one_line, quote_value
 from preprocessing.config import PreprocessConfig
@@ -121,10 +114,7 @@ def train(
     SERVER.start()  # which imports torch meanwhile
     if options is not None:
         prepare(source, text=text, label=label, output=dataset, options=options)
-    if launch_config.seeds or launch_config.folds or launch_config.num_processes not in (None, 1):
-        launch(launch_config)
-    else:
-        train_alone(launch_config)
+    train_apart(launch_config)
     return Run(launch_config.run)
 
 
@@ -158,47 +148,21 @@ def pop_dataset_options(keys: dict[str, Any]) -> dict[str, Any]:
     return {key: keys.pop(key) for key in list(keys) if key.partition(".")[0] in groups_of(PreprocessConfig)}
 
 
-def train_alone(launch_config: TrainConfig, *, reports: bool = True) -> None:
-    """Train in one new process; as ``launch`` does where a language model is trained first, or where several processes
-    on a CPU are worth it.
-    """
-    recipe = launch_config.recipe
-    if preflight.pretraining(recipe) is not None:
-        launch(launch_config)
-        return
-    if recipe.teacher is not None:
-        recipe = SERVER.call(prepare_teacher, recipe)
-    options = launch_config if devices.OMP not in os.environ else replace(launch_config, num_processes=1)
-    resolved, num_processes = launcher.resolve(options, recipe)
-    if num_processes > 1:
-        launch(launch_config)
-        return
+def train_apart(launch_config: TrainConfig, *, reports: bool = True) -> None:
+    """``padless train`` in a new process. Raises what it ends with."""
     with _training:
-        SERVER.call(train_here, resolved, reports)
-
-
-def train_here(resolved: ResolvedConfig, reports: bool) -> None:
-    """Train in this process, which then ends."""
-    from harness.train import fit
-
-    listen_in_rank()
-    fit(resolved, reports=reports)
-
-
-def launch(launch_config: TrainConfig) -> None:
-    """Train as ``padless train`` does, in a process that starts others. Raises what they end with."""
-    code = SERVER.call(launch_here, launch_config)
+        code = SERVER.call(train_here, launch_config, reports)
     if code not in (0, PREEMPTED):
         reason = read_status(launch_config.run).get("reason", "the training failed; its error is printed above")
         raise ERRORS.get(code, UserError)(reason)
 
 
-def launch_here(launch_config: TrainConfig) -> int:
+def train_here(launch_config: TrainConfig, reports: bool) -> int:
     """``padless train`` in this process, which then ends; returns its exit code."""
-    from harness.launch import many
+    from harness.launch.many import main, start_here
 
     listen_in_launcher()
-    return many.main(launch_config)
+    return main(launch_config, partial(start_here, reports=reports))
 
 
 def write_frame(frame: Any, folder: Path) -> str:

@@ -18,7 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from harness.inference.model import Model, Texts, chunks, load
 from harness.launch.options import TrainConfig
-from padless.api import configure, pop_dataset_options, prepare, train_alone
+from padless.api import configure, pop_dataset_options, prepare, train_apart
 from padless.core.atomic import temporary_folder
 from padless.core.errors import DataError, UserError, require
 from padless.core.fork_server import SERVER
@@ -99,7 +99,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         with temporary_folder() as folder:
             data, run = folder / "data", folder / "run"
             prepare(frame, text="text", label="label", output=data, options=of_data)
-            train_alone(
+            train_apart(
                 configure(TrainConfig, {**of_run, "data": data, "run": run}, options, self.config), reports=False
             )
             return copy(load(run, device=self.device))

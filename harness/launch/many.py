@@ -52,11 +52,13 @@ from preprocessing.dataset.views import read_data
 KEPT_LINES = 40
 """Of what a member prints; its ``log.txt`` has all."""
 TRACEBACK = "Traceback (most recent call last):"
+BESIDE_OTHERS = "of one thread, beside other trainings"
+"""How many threads the processes of a member have, and why."""
 SHORTEST_S = 1.0
 """No training begins with less time than this."""
 
 
-def main(launch_config: TrainConfig) -> int:
+def main(launch_config: TrainConfig, start: launcher.Start = launcher.run_ranks) -> int:
     """Train, each run after the language model of ``init.pretrain``; the exit code of the first that failed, else 0
     when the summary of several is written.
 
@@ -71,8 +73,8 @@ def main(launch_config: TrainConfig) -> int:
     if not members:
         steps = list_steps(launch_config.recipe)
         if len(steps) == 1:
-            return launcher.launch_training(launch_config, steps[0])
-        return train_in_turn(steps, launch_config)
+            return launcher.launch_training(launch_config, steps[0], start)
+        return train_in_turn(steps, launch_config, start)
     code = train_members(members, launch_config)
     is_first_machine = not launch_config.machine_rank
     if not code and is_first_machine and not launch_config.dry_run and all(map(has_finished, members)):
@@ -164,23 +166,27 @@ def plan_slots(launch_config: TrainConfig, num_members: int) -> list[dict[str, s
 
 
 def train_member(steps: Sequence[RunConfig], launch_config: TrainConfig) -> int:
-    """Train one member in this process, which a server has forked, or in ranks of this process where it has several;
-    its exit code.
-    """
+    """Train one member in this process, which a server has forked; its exit code."""
     from harness.distributed.stopping import run_rank
 
-    is_rank = launch_config.num_processes == 1
-    (listen_in_rank if is_rank else listen_in_launcher)()
-    start = fit_here if is_rank else launcher.run_ranks
-    return run_rank(lambda _: train_in_turn(steps, launch_config, start))
+    def start_beside(resolved: ResolvedConfig, options: TrainConfig, num_processes: int) -> int:
+        return start_here(replace(resolved, processes=BESIDE_OTHERS), options, num_processes)
+
+    listen_in_launcher()
+    return run_rank(lambda _: train_in_turn(steps, launch_config, start_beside))
 
 
-def fit_here(resolved: ResolvedConfig, options: TrainConfig, num_processes: int) -> int:
-    """Train in this process; its exit code."""
+def start_here(resolved: ResolvedConfig, options: TrainConfig, num_processes: int, *, reports: bool = True) -> int:
+    """Train in this process, which then ends, or in ranks of it if there are several; its exit code. Without
+    ``reports`` no figures are written.
+    """
+    if num_processes > 1:
+        return launcher.run_ranks(resolved, options, num_processes)
     from harness.train import fit
 
-    fit(replace(resolved, processes="of one thread, beside other trainings"))
-    return int(read_status(resolved.config.run)["exit_code"])
+    listen_in_rank()
+    fit(resolved, reports=reports)
+    return int(read_status(resolved.config.run).get("exit_code", 0))  # of a dry run there is none
 
 
 @dataclass

@@ -31,6 +31,7 @@ START = "import sys; sys.path = sys.argv[2:]; from padless.core import fork_serv
 PRELOADED = (
     "harness.evaluate",
     "harness.inference.evaluation",
+    "harness.launch.many",
     "harness.distributed.session",
     "harness.output.report",
     "harness.train",
