@@ -18,8 +18,8 @@ import numpy as np
 
 from harness.baselines.sentence_encoder import Embeddings, find_encoder, measure_encoder
 from harness.baselines.tfidf import RECIPE, check_labels, measure_linear, names_of
+from harness.metrics.figures import print_figures
 from harness.metrics.intervals import difference_interval
-from harness.metrics.tables import print_figures
 from harness.rundir.bundle_files import OF_WEIGHTS
 from harness.rundir.layout import BASELINE, TEACHERS, check_figures_directory
 from harness.rundir.results import (

@@ -239,7 +239,7 @@ def measure_encoder(data: str, manifest: Manifest, embeddings: Embeddings) -> di
     ``StorageError`` if writing fails.
     """
     path = embeddings.parent / embeddings.encoder.file_name
-    facts = read_facts(path)
+    facts = read_encoder_facts(path)
     if facts.get("dataset") == manifest.fingerprint:
         return facts
     check_labels(data, manifest)
@@ -251,19 +251,19 @@ def measure_encoder(data: str, manifest: Manifest, embeddings: Embeddings) -> di
     labels, is_predictable = rows["label"].to_numpy(), find_predictable(rows)
     strength, encoded = predict_at_best_strength(data, vectors, rows, len(manifest.labels))
     linear = predict_out_of_fold(data, manifest, rows, blocks)
-    encoded, linear, known = encoded[is_predictable], linear[is_predictable], labels[is_predictable]
-    share = choose_share(encoded, linear, known, USUAL_SHARE)
-    both = encoded + share * linear
+    encoded, linear, true_labels = encoded[is_predictable], linear[is_predictable], labels[is_predictable]
+    share = choose_share(encoded, linear, true_labels, USUAL_SHARE)
+    sums = encoded + share * linear
     hits, encoded_hits, linear_hits = (
-        probabilities(values).argmax(axis=1) == known for values in (both, encoded, linear)
+        probabilities(values).argmax(axis=1) == true_labels for values in (sums, encoded, linear)
     )
-    summary = f"right on {hits.mean():.0%} of {len(known):,} labelled rows out of fold"
+    summary = f"right on {hits.mean():.0%} of {len(true_labels):,} labelled rows out of fold"
     facts = {
         "dataset": manifest.fingerprint,
         "encoder": embeddings.encoder.name,
         "features": vectors.shape[1],
         "C": strength,
-        "rows": len(known),
+        "rows": len(true_labels),
         "accuracy": {"encoder": encoded_hits.mean(), "TF-IDF": linear_hits.mean(), "both": hits.mean()},
         "summary": f"{summary}, a TF-IDF baseline on {linear_hits.mean():.0%}",
         "predictions": None,
@@ -275,8 +275,8 @@ def measure_encoder(data: str, manifest: Manifest, embeddings: Embeddings) -> di
     regression = fit_regression(vectors, labels, strength, len(manifest.labels))
     unlabelled = open_split(data, manifest, UNLABELLED)
     _, (linear,) = learn_linear(data, manifest, [unlabelled])
-    sums = regression.logits(embeddings.look_up(read_texts(unlabelled))) + share * linear
-    soft_labels = probabilities(sums / fit_temperature(both, known))
+    logits = regression.logits(embeddings.look_up(read_texts(unlabelled))) + share * linear
+    soft_labels = probabilities(logits / fit_temperature(sums, true_labels))
     columns = prediction_columns(soft_labels.argmax(axis=1), soft_labels, manifest.labels, manifest.label_type)
     table = pa.table({"row": unlabelled.column("row"), **columns}).replace_schema_metadata({FACTS: json.dumps(facts)})
     with atomic.storage_errors(path), atomic.replacing(path) as temporary, open(temporary, "wb") as file:
@@ -284,7 +284,7 @@ def measure_encoder(data: str, manifest: Manifest, embeddings: Embeddings) -> di
     return facts
 
 
-def read_facts(path: Path) -> dict[str, Any]:
+def read_encoder_facts(path: Path) -> dict[str, Any]:
     """What ``measure_encoder`` returned when it wrote this file; empty for every other file."""
     with suppress(OSError, ValueError):  # no Parquet file
         facts: dict[str, Any] = json.loads((pq.read_schema(path).metadata or {}).get(FACTS, b"{}"))
