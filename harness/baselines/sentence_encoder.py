@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import io
-import time
+import json
 import warnings
 from collections.abc import Sequence
 from contextlib import redirect_stderr, suppress
@@ -33,12 +33,9 @@ from threadpoolctl import threadpool_limits
 
 from harness.baselines.tfidf import (
     Linear,
-    OnSplit,
     check_labels,
-    describe_logits,
     find_predictable,
     learn_linear,
-    names_of,
     predict_held_out,
     predict_out_of_fold,
     read_labelled,
@@ -79,8 +76,8 @@ USUAL_SHARE = 0.125
 """The weight of a TF-IDF baseline's logits beside those of a regression on an encoder, before any row is seen."""
 MIN_LEAD = 0.02
 """By how much the network's accuracy is above the TF-IDF baseline's, about."""
-SUMMARY, DATASET = b"padless.summary", b"padless.dataset"
-"""Keys of the schema's metadata: how good the predictions are, and the fingerprint of the dataset."""
+FACTS = b"padless"
+"""Key of the schema's metadata: how good the predictions are, and the fingerprint of the dataset."""
 
 
 @dataclass(frozen=True)
@@ -209,13 +206,6 @@ def read_texts(split: Split) -> list[str]:
     return [text_by_row[row] for row in rows]
 
 
-def recipe_of(encoder: SentenceEncoder) -> dict[str, Any]:
-    """Settings of the model on an encoder, stored in ``SPLIT.json``; results with other settings are computed again.
-    ``encoder`` is the folder of the figures.
-    """
-    return {"version": 2, "encoder": f"encoder-{encoder.sha256[:12]}", "strengths": list(STRENGTHS)}
-
-
 def fit_regression(vectors: np.ndarray, labels: np.ndarray, strength: float, num_classes: int) -> Linear:
     """scikit-learn's logistic regression; more than two classes share one softmax."""
     from sklearn.linear_model import LogisticRegression
@@ -241,77 +231,62 @@ def predict_at_best_strength(
     return strength, logits_by_strength[strength]
 
 
-def measure_encoder(data: str, manifest: Manifest, embeddings: Embeddings) -> dict[str, OnSplit]:
-    """Train on the training split, measure each split of ``names_of``, and write the predictions for the rows without
-    labels.
+def measure_encoder(data: str, manifest: Manifest, embeddings: Embeddings) -> dict[str, Any]:
+    """How good a regression on an encoder is on the training rows, by models that have not learned from them, and the
+    file of its predictions for the rows without labels, which is written unless it is not worth it.
 
     Raises ``DataError`` as ``check_labels``, ``read_texts``, ``Embeddings.look_up`` and ``predict_held_out`` do, and
     ``StorageError`` if writing fails.
     """
+    path = embeddings.parent / embeddings.encoder.file_name
+    facts = read_encoder_facts(path)
+    if facts.get("dataset") == manifest.fingerprint:
+        return facts
     check_labels(data, manifest)
     if manifest.has_label_sets:
         problem = "a text may have several labels, which a regression on an encoder does not learn"
         raise DataError(f"{join(data, MANIFEST)}: {problem}; leave the encoder out")
-    splits = [open_split(data, manifest, name) for name in (TRAIN, *names_of(manifest))]
-    vectors = [embeddings.look_up(read_texts(split)) for split in splits]
-    start_s = time.process_time()
-    rows, _ = read_labelled(data, manifest, [TRAIN])
-    strength, held_out = predict_at_best_strength(data, vectors[0], rows, len(manifest.labels))
-    regression = fit_regression(vectors[0], rows["label"].to_numpy(), strength, len(manifest.labels))
-    facts: dict[str, Any] = {
-        "dataset": manifest.fingerprint,
-        "recipe": recipe_of(embeddings.encoder),
-        "encoder": embeddings.encoder.name,
-        "features": vectors[0].shape[1],
-        "train_rows": len(rows),
-        "C": strength,
-        "seconds": time.process_time() - start_s,
-    }
-    is_better, facts["teacher"] = write_predictions(data, manifest, embeddings, regression, held_out)
-    facts["predictions"] = embeddings.encoder.file_name if is_better else None
-    logits = [regression.logits(features) for features in vectors[1:]]
-    return describe_logits(splits[1:], logits, facts, manifest)
-
-
-def write_predictions(
-    data: str, manifest: Manifest, embeddings: Embeddings, regression: Linear, held_out: np.ndarray
-) -> tuple[bool, str]:
-    """Write the predictions for the rows without labels, unless they are not worth it: whether it did, and how good
-    they are. ``held_out``: logits of the training rows by models that have not learned from them.
-
-    Raises as ``measure_encoder`` does.
-    """
-    if not manifest.rows(UNLABELLED):
-        return False, "none: there are no rows without labels for it to teach"
+    vectors = embeddings.look_up(read_texts(open_split(data, manifest, TRAIN)))
     rows, blocks = read_labelled(data, manifest, [TRAIN])
-    linear, is_predictable = predict_out_of_fold(data, manifest, rows, blocks), find_predictable(rows)
-    encoded, linear = held_out[is_predictable], linear[is_predictable]
-    labels = rows["label"].to_numpy()[is_predictable]
-    share = choose_share(encoded, linear, labels, USUAL_SHARE)
-    logits = encoded + share * linear
-    hits, linear_hits = (probabilities(values).argmax(axis=1) == labels for values in (logits, linear))
-    accuracy = f"right on {hits.mean():.0%} of {len(labels):,} labelled rows"
-    summary = f"{accuracy} out of fold, a TF-IDF baseline on {linear_hits.mean():.0%}"
+    labels, is_predictable = rows["label"].to_numpy(), find_predictable(rows)
+    strength, encoded = predict_at_best_strength(data, vectors, rows, len(manifest.labels))
+    linear = predict_out_of_fold(data, manifest, rows, blocks)
+    encoded, linear, true_labels = encoded[is_predictable], linear[is_predictable], labels[is_predictable]
+    share = choose_share(encoded, linear, true_labels, USUAL_SHARE)
+    sums = encoded + share * linear
+    hits, encoded_hits, linear_hits = (
+        probabilities(values).argmax(axis=1) == true_labels for values in (sums, encoded, linear)
+    )
+    summary = f"right on {hits.mean():.0%} of {len(true_labels):,} labelled rows out of fold"
+    facts = {
+        "dataset": manifest.fingerprint,
+        "encoder": embeddings.encoder.name,
+        "features": vectors.shape[1],
+        "C": strength,
+        "rows": len(true_labels),
+        "accuracy": {"encoder": encoded_hits.mean(), "TF-IDF": linear_hits.mean(), "both": hits.mean()},
+        "summary": f"{summary}, a TF-IDF baseline on {linear_hits.mean():.0%}",
+        "predictions": None,
+    }
     _, high = difference_interval(hits, linear_hits)
-    if high < MIN_LEAD:
-        return False, f"none: {summary}; a network that learns from the labels alone is as good"
+    if high < MIN_LEAD or not manifest.rows(UNLABELLED):
+        return facts
+    facts["predictions"] = str(path)
+    regression = fit_regression(vectors, labels, strength, len(manifest.labels))
     unlabelled = open_split(data, manifest, UNLABELLED)
     _, (linear,) = learn_linear(data, manifest, [unlabelled])
-    sums = regression.logits(embeddings.look_up(read_texts(unlabelled))) + share * linear
-    soft_labels = probabilities(sums / fit_temperature(logits, labels))
+    logits = regression.logits(embeddings.look_up(read_texts(unlabelled))) + share * linear
+    soft_labels = probabilities(logits / fit_temperature(sums, true_labels))
     columns = prediction_columns(soft_labels.argmax(axis=1), soft_labels, manifest.labels, manifest.label_type)
-    table = pa.table({"row": unlabelled.column("row"), **columns})
-    table = table.replace_schema_metadata({SUMMARY: summary, DATASET: manifest.fingerprint})
-    path = embeddings.parent / embeddings.encoder.file_name
+    table = pa.table({"row": unlabelled.column("row"), **columns}).replace_schema_metadata({FACTS: json.dumps(facts)})
     with atomic.storage_errors(path), atomic.replacing(path) as temporary, open(temporary, "wb") as file:
         pq.write_table(table, file)
-    return True, summary
+    return facts
 
 
-def read_origin(path: Path) -> dict[bytes, str]:
-    """The metadata of a file of ``write_predictions``; empty for every other file."""
-    try:
-        metadata = pq.read_schema(path).metadata or {}
-    except (OSError, ValueError):  # no Parquet file
-        return {}
-    return {key: str(metadata[key], "utf-8", "replace") for key in (SUMMARY, DATASET) if key in metadata}
+def read_encoder_facts(path: Path) -> dict[str, Any]:
+    """What ``measure_encoder`` returned when it wrote this file; empty for every other file."""
+    with suppress(OSError, ValueError):  # no Parquet file
+        facts: dict[str, Any] = json.loads((pq.read_schema(path).metadata or {}).get(FACTS, b"{}"))
+        return facts
+    return {}

@@ -19,13 +19,7 @@ import pyarrow.compute as pc
 
 from harness.baselines.measured import BaselineConfig
 from harness.baselines.measured import main as show_baseline
-from harness.baselines.sentence_encoder import (
-    DATASET,
-    SUMMARY,
-    find_encoder,
-    read_origin,
-    read_texts,
-)
+from harness.baselines.sentence_encoder import find_encoder, read_encoder_facts, read_texts
 from harness.config import RunConfig
 from harness.data.run_rows import rows_of_task
 from harness.data.targets import find_teacher_info, write_targets
@@ -66,7 +60,7 @@ def prepare_teacher(config: RunConfig) -> RunConfig:
         problem = "a text of this dataset may have several labels, and a teacher predicts one"
         raise ConfigError(f"teacher: {problem}; leave this out")
     is_encoder = not is_file_name(config.teacher)
-    if config.fold is not None and (is_encoder or read_origin(Path(config.teacher))):
+    if config.fold is not None and (is_encoder or read_encoder_facts(Path(config.teacher))):
         raise ConfigError(f"teacher: {config.teacher} learns from the labels of all folds; leave out the folds")
     if is_encoder:
         path = predict_with_encoder(config, config.teacher)
@@ -133,8 +127,8 @@ def read_teacher_file(config: RunConfig, manifest: Manifest) -> tuple[str, np.nd
     """
     import pandas as pd
 
-    origin = read_origin(Path(str(config.teacher)))
-    if origin.get(DATASET, manifest.fingerprint) != manifest.fingerprint:
+    facts = read_encoder_facts(Path(str(config.teacher)))
+    if facts.get("dataset", manifest.fingerprint) != manifest.fingerprint:
         problem = f"has predictions for another dataset than {config.data}"
         raise DataError(f"{config.teacher}: {problem}; `padless baseline {config.data} --encoder` writes new ones")
     if not manifest.rows(UNLABELLED):
@@ -170,7 +164,7 @@ def read_teacher_file(config: RunConfig, manifest: Manifest) -> tuple[str, np.nd
         )
     total_rows = manifest.rows(TRAIN) + len(rows)
     summary = f"teaches {len(rows):,} of {total_rows:,} training rows ({percent(len(rows) / total_rows)})"
-    return ": ".join(filter(None, [summary, origin.get(SUMMARY)])), rows, answers.to_numpy()
+    return ": ".join(filter(None, [summary, facts.get("summary")])), rows, answers.to_numpy()
 
 
 def find_prediction_columns(reader: Reader, manifest: Manifest) -> tuple[list[str], list[str]]:

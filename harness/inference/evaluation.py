@@ -25,9 +25,8 @@ from harness.inference.config import EvaluateConfig
 from harness.inference.rows import find_labelled, iter_parts
 from harness.inference.scorer import unknown_shares
 from harness.inference.scoring import gather_in_order
-from harness.metrics.figures import Scores, figures
+from harness.metrics.figures import Scores, figures, print_evaluation
 from harness.metrics.metrics import mistakes_to_show
-from harness.metrics.tables import print_evaluation
 from harness.rundir.bundle_files import OF_WEIGHTS, BundleInfo, bundle_directory, find_info, read_info
 from harness.rundir.layout import EVALUATION
 from harness.rundir.records import dataset_of, read_run_config

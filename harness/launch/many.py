@@ -32,7 +32,7 @@ from harness.data.run_rows import check_folds
 from harness.distributed import devices
 from harness.launch import launcher
 from harness.launch.options import TrainConfig, complete_options
-from harness.metrics.tables import spread_table
+from harness.metrics.figures import spread_table
 from harness.output.many_runs import collect, score_all_rows
 from harness.output.report import write_report_quietly
 from harness.rundir import layout, results

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import CLASSIFIER, Choice, RunConfig
-from harness.metrics.figures import CHOSEN_BY, show_figure
+from harness.metrics.figures import CHOSEN_BY, majority, never_found, print_figures, show_figure, still_improving
 from harness.metrics.intervals import wilson
-from harness.metrics.tables import majority, never_found, print_figures, still_improving
 from harness.model.registry import parameters_of
 from harness.rundir import layout
 from harness.rundir.events import Observer, Opening

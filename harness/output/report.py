@@ -30,10 +30,18 @@ from harness.baselines.measured import Comparison, find_results
 from harness.baselines.tfidf import estimate_seconds, names_of
 from harness.config import CLASSIFIER, RunConfig, flat
 from harness.inference import explanation
-from harness.metrics.figures import FIGURES, scalar_figures, show_figure, show_figures
+from harness.metrics.figures import (
+    FIGURES,
+    LOG_LOSS,
+    LOG_LOSS_OF_SETS,
+    majority,
+    never_found,
+    scalar_figures,
+    show_figure,
+    show_figures,
+)
 from harness.metrics.intervals import wilson
 from harness.metrics.metrics import LISTED_CONFUSIONS, largest_confusions, worst_first
-from harness.metrics.tables import LOG_LOSS, LOG_LOSS_OF_SETS, majority, never_found
 from harness.output.charts import MIN_BIN_ROWS, NUM_COLOURS, learning_charts, quality_charts
 from harness.output.many_runs import summarize_runs
 from harness.output.run_facts import (

@@ -17,8 +17,7 @@ from harness.baselines.measured import Comparison, compare_with_run, find_result
 from harness.config import LANGUAGE_MODEL, flat
 from harness.data.run_rows import hold_out
 from harness.inference.explanation import as_html, split_text
-from harness.metrics.figures import CHOSEN_BY, FIGURES
-from harness.metrics.tables import still_improving
+from harness.metrics.figures import CHOSEN_BY, FIGURES, still_improving
 from harness.rundir.bundle_files import find_info
 from harness.rundir.json_files import Line
 from harness.rundir.layout import BUNDLE, METRICS, THROUGHPUT

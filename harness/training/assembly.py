@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, Future, TimeoutError
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import replace
-from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -23,7 +22,7 @@ from harness.batch import Layout
 from harness.config import LANGUAGE_MODEL, Choice, OptimConfig, RunConfig, flat, to_dict
 from harness.data.loader import Loader, OpenData, open_data
 from harness.data.order import order_over
-from harness.data.run_rows import order_spec, rows_of_run
+from harness.data.run_rows import order_spec
 from harness.data.targets import TeacherInfo, find_teacher_info, open_targets
 from harness.distributed.precision import (
     DTYPES,
@@ -41,21 +40,19 @@ from harness.model.language import LanguageModel, LanguageObjective, Targets
 from harness.model.linear_part import WidePart
 from harness.model.networks import AnyNetwork, AnyObjective, build_network
 from harness.model.recurrent import VariableLengthLSTM, try_recurrence
-from harness.model.registry import num_outputs
 from harness.rundir import checkpoint
 from harness.rundir.checkpoint import Checkpoint
 from harness.rundir.events import Observer, Opening
 from harness.rundir.layout import STOP, storage, wait_for_file
 from harness.rundir.records import LAUNCH_ID, git_revision, installed_version
 from harness.training import preflight
-from harness.training.linear_fit import C_OF_SETS, C, Learned, fit_wide, put_on_all
-from harness.training.run import TrainingRun, computes_later
+from harness.training.linear_fit import C_OF_SETS, C, fit_wide
+from harness.training.run import TrainingRun
 from harness.training.trainer import Trainer
 from harness.training.validation import Selection, restore_best_weights
 from harness.training.writer import RunWriter
 from padless.core.atomic import nearest_existing
-from padless.core.errors import ConfigError, UserError
-from padless.core.jobs import ProcessPool
+from padless.core.errors import ConfigError
 from padless.core.split_names import TRAIN, UNLABELLED
 from padless.core.terminal import Screen
 from preprocessing.dataset.shards import VOCABULARY, Manifest
@@ -113,14 +110,11 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, resolved: M
             with world.watch_wait("the device to take the checkpoint, and with it the first weights"):
                 trainer.load(start)
             selection.load(start.state["selection"])
-    finish_linear_part = None
-    if not config.dry_run and (start is None or not start.state["trainer"]["has_linear_part"]):
-        finish_linear_part = begin_linear_part(config, trainer, data)
-    if finish_linear_part is not None and not computes_later(session.device):
+    wide = trainer.objective.classifier.wide
+    if wide is not None and start is None and not config.dry_run:
         strength = C_OF_SETS if manifest.has_label_sets else C
-        choices["linear part"] = Choice(finish_linear_part(), f"logistic regression, C = {strength:g}")
-        finish_linear_part = None
-    trainer.has_linear_part = finish_linear_part is None
+        summary = learn_linear_part(config, wide, data, world)
+        choices["linear part"] = Choice(summary, f"logistic regression, C = {strength:g}")
     origin: dict[str, Any] = {
         **origins,
         "teacher": None if teacher_info is None else teacher_info.origin,
@@ -133,48 +127,26 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, resolved: M
             restore_best_weights(config, manifest, selection, origin)
     opening = Opening(manifest=manifest, total_steps=trainer.total_steps, first_step=trainer.step, choices=choices)
     writer.observers.start(opening)
-    return TrainingRun(config, session, data, trainer, selection, watch, writer, origin, finish_linear_part)
+    return TrainingRun(config, session, data, trainer, selection, watch, writer, origin)
 
 
-def begin_linear_part(config: RunConfig, trainer: Trainer, data: OpenData) -> Callable[[], str] | None:
-    """Begin to learn the linear part of a new run; None if the model has none. What it returns waits for that, puts the
-    linear part on all ranks, and says what was learned on rank 0; every rank calls it before the first validation.
-
-    On CUDA a process learns it beside the first epoch, whose steps do not read it: cards do not wait for a CPU.
+def learn_linear_part(config: RunConfig, wide: WidePart, data: OpenData, world: World) -> str:
+    """Learn the linear part of a new run on rank 0, and put it on all ranks. Every rank calls it; returns what was
+    learned, in words, on rank 0.
     """
-    wide, is_main = trainer.objective.classifier.wide, trainer.world.is_main
-    if wide is None:
-        return None
-    task = (config, wide.table.dtype)
-    learn = partial(fit_linear_part, task)
-    if is_main:
-        Screen(quiet=config.quiet).show_work(f"fitting the linear part, {len(data.manifest.labels)} classes")
-    if is_main and computes_later(trainer.device):
-        pool = ProcessPool(1)
-        learn = partial(wait_for_linear_part, pool, pool.submit(fit_linear_part, task), config.timeout_s)
-    return partial(put_on_all, wide, learn, trainer.world)
-
-
-def wait_for_linear_part(pool: ProcessPool, future: Future[Learned], timeout_s: float) -> Learned:
-    """The linear part that a process learns. Raises ``UserError`` if it dies or takes too long."""
-    try:
-        with pool:
-            return future.result(timeout_s)
-    except (BrokenExecutor, TimeoutError):
-        problem = "the process that learns the linear part has died or hangs; was it short of memory?"
-        raise UserError(f"model.wide: {problem} The same command goes on") from None
-
-
-def fit_linear_part(task: tuple[RunConfig, torch.dtype]) -> Learned:
-    """Learn the linear part of a run from its rows, in this process: of a configuration, in a dtype."""
-    config, dtype = task
-    manifest, tokens = rows_of_run(config), [""] * len(RESERVED)
-    wide = WidePart(config.model.wide, num_outputs(manifest), config.model.wide_ngrams).to(dtype)
-    tokens += vocabulary_of(config).tokens.to_pylist()[len(RESERVED) :]
-    targets, split = open_targets(config, manifest.fingerprint), open_split(config.data, manifest, TRAIN)
-    with threadpool_limits(1):  # products of sparse matrices use one, and idle ones would disturb it
-        summary = fit_wide(wide, split, class_factors(config.optim, manifest.labels), tokens, targets)
-    return wide.state_dict(), summary
+    summary = ""
+    with world.raise_together("learning the linear part"):
+        if world.is_main:
+            labels, tokens = data.manifest.labels, [""] * len(RESERVED)
+            Screen(quiet=config.quiet).show_work(f"fitting the linear part, {len(labels)} classes")
+            tokens += vocabulary_of(config).tokens.to_pylist()[len(RESERVED) :]
+            learned, factors = deepcopy(wide).cpu(), class_factors(config.optim, labels)
+            with threadpool_limits(1):  # products of sparse matrices use one, and idle ones would disturb it
+                summary = fit_wide(learned, data.splits[TRAIN], factors, tokens, data.targets)
+            wide.load_state_dict(learned.state_dict())
+    for values in wide.state_dict().values():
+        world.broadcast_on_device(values, "the linear part")
+    return summary
 
 
 def agree(

@@ -13,8 +13,7 @@ table is learned, so they cost nothing afterwards. Long texts, where buckets hav
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import TypeAlias
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -24,7 +23,6 @@ from scipy.sparse.linalg import norm
 from scipy.special import log_softmax
 
 from harness.data.targets import SoftTargets
-from harness.distributed.world import World
 from harness.model.linear_part import BITS, MASK, NONE, UNOWNED, WidePart, sort_distinct
 from preprocessing.dataset.shards import Split
 
@@ -50,24 +48,6 @@ MIN_SOLVER_STEPS, MAX_SOLVER_STEPS, SOLVER_WORK = 50, 200, 10_000_000_000
 TOLERANCE = 1e-7
 """The solver stops when a step improves the loss by less than this share."""
 READ_TOKENS = 1 << 18
-
-
-Learned: TypeAlias = tuple[dict[str, torch.Tensor], str]
-"""The tensors of a linear part, and what was learned, in words."""
-
-
-def put_on_all(wide: WidePart, learn: Callable[[], Learned], world: World) -> str:
-    """Put what rank 0 learns, or has learned, on all ranks. Every rank calls it; returns what was learned, in words, on
-    rank 0.
-    """
-    summary = ""
-    with world.raise_together("learning the linear part"):
-        if world.is_main:
-            weights, summary = learn()
-            wide.load_state_dict(weights)
-    for values in wide.state_dict().values():
-        world.broadcast_on_device(values, "the linear part")
-    return summary
 
 
 def fit_wide(

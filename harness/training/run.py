@@ -68,8 +68,6 @@ class TrainingRun:
     writer: RunWriter
     origin: dict[str, Any] = field(default_factory=dict)
     """Where the first weights are from (vectors, pretrained weights), and facts of the dataset; for checkpoints."""
-    finish_linear_part: Callable[[], str] | None = None
-    """Waits for the linear part, and puts it on all ranks; None once that is done."""
     read_line: Callable[[], dict[str, Any]] | None = None
     """Gives the figures of the last log line, which the device is copying."""
     request_every: int = 1
@@ -202,9 +200,6 @@ class TrainingRun:
         config, world, writer, selection = self.config, self.session.world, self.writer, self.selection
         step, epoch, objective = self.trainer.step, self.trainer.epochs_done + 1, self.trainer.objective
         self.writer.observers.advance(step, "validating")
-        if self.finish_linear_part is not None:
-            writer.observers.fact("linear part", self.finish_linear_part())
-            self.finish_linear_part, self.trainer.has_linear_part = None, True
         with world.raise_together("checking that the dataset is unchanged"):
             self.data.check()
         average = self.trainer.average

@@ -74,8 +74,6 @@ class Trainer:
         self.step = 0
         self.epochs_done = 0
         """Finished epochs, including their validation."""
-        self.has_linear_part = True
-        """False while the linear part of the model is still being learned."""
 
     def batches(self) -> Generator[StepBatch, None, None]:
         """This rank's share of the steps of the current epoch that are not trained yet."""
@@ -188,7 +186,6 @@ class Trainer:
             "recurrence": self.loader.layout,
             "scaler": scale,
             "counted": counts,
-            "has_linear_part": self.has_linear_part,
         }
         weights = {name: tensor.detach() for name, tensor in classifier.state_dict().items()}
         return {MODEL: weights, OPTIMIZER: optimizer}, values

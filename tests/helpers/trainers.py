@@ -53,8 +53,8 @@ def make_trainer(config: RunConfig, session: Session) -> Trainer:
     data = open_data(config.data, manifest, names, world)
     data.targets = open_targets(config, manifest.fingerprint)
     trainer = assembly.build_trainer(config, session, data, dict(session.choices), begin(config, manifest, world))
-    if (finish_linear_part := assembly.begin_linear_part(config, trainer, data)) is not None:
-        finish_linear_part()
+    if (wide := trainer.objective.classifier.wide) is not None:
+        assembly.learn_linear_part(config, wide, data, world)
     trainer.model.train()
     return trainer
 
