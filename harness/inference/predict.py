@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``padless predict``: predicts texts, or every row of files, in parts, by processes of this machine.
 
-1. convert each file to Parquet parts: errors are reported before anything is predicted        (parallel)
+1. convert each file to Arrow files: errors are reported before anything is predicted        (parallel)
 2. predict the missing parts, and write a marker for each                                      (parallel)
 3. put them together
 
@@ -41,7 +41,7 @@ from harness.inference.scorer import (
 )
 from harness.rundir.bundle_files import BundleInfo, bundle_directory, bundle_hash, read_classifier
 from harness.rundir.results import probability_column
-from padless.core import atomic, jobs
+from padless.core import arrays, atomic, jobs
 from padless.core.atomic import check_replaced, storage_errors
 from padless.core.errors import ConfigError, DataError, UserError
 from padless.core.jobs import Share, open_workers
@@ -88,7 +88,7 @@ class ScoredPart(jobs.Task[PartFacts]):
     def run(self) -> tuple[PartFacts, dict[str, str]]:
         """Raises ``OSError`` if reading or writing fails."""
         scorer: Scorer = jobs.open_once(self.key, self.open_model)
-        texts = pq.read_table(self.rows, columns=["text"], use_threads=False)["text"]
+        texts = arrays.read_batch(self.rows)["text"]
         num_unknown, tables = 0, list[pa.Table]()
         for encoded in encode_ahead(texts, scorer):
             tables.append(pa.table(scorer.columns(scorer.score(encoded))))
@@ -100,7 +100,7 @@ class ScoredPart(jobs.Task[PartFacts]):
         return facts, {self.path.name: atomic.sha256_file(self.path)}
 
 
-def encode_ahead(texts: pa.ChunkedArray, scorer: Scorer) -> Iterator[list[np.ndarray]]:
+def encode_ahead(texts: pa.Array, scorer: Scorer) -> Iterator[list[np.ndarray]]:
     """The ids of blocks of texts; another thread encodes the next block meanwhile."""
     blocks = (texts.slice(start, BLOCK_ROWS).fill_null("") for start in range(0, len(texts), BLOCK_ROWS))
     steps = (scorer.encode(block.to_pylist()) for block in blocks)

@@ -22,6 +22,7 @@ from padless.core.errors import ConfigError, DataError
 from preprocessing.labels import LIST
 from preprocessing.pipeline.parts import Source
 from preprocessing.sources import parquet
+from preprocessing.sources.convert import read_part
 from preprocessing.sources.sources import FORMAT_BY_SUFFIX
 from preprocessing.sources.text_files import BYTE_ORDER_MARK
 from preprocessing.text.characters import encode
@@ -113,7 +114,7 @@ def refuse_keys(source: Source, names: Sequence[str]) -> None:
     """Raise ``DataError`` for the first object of JSON lines that has one of these keys."""
     pattern = "|".join(re.escape(json.dumps(name, ensure_ascii=False)) for name in names) + r"|\\u"
     for part in source.converted.parts:
-        table = pq.read_table(source.folder / part.path, columns=["row", "line"])
+        table = read_part(source.folder, part)
         candidates = table.filter(pc.match_substring_regex(table["line"].cast(pa.large_binary()), pattern))
         for row, line in zip(candidates["row"].to_pylist(), candidates["line"].to_pylist(), strict=True):
             if keys := sorted({*names} & {*json.loads(line)}):

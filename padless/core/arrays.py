@@ -8,6 +8,7 @@ See https://arrow.apache.org/docs/format/Columnar.html#ipc-file-format.
 
 from __future__ import annotations
 
+import mmap
 from pathlib import Path
 from typing import Any
 
@@ -57,15 +58,24 @@ def segment_sums(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
 MAGIC = b"ARROW1\0\0"
 
 
-def write_batch(path: str | Path, columns: Any, schema: pa.Schema | None = None) -> None:
-    """Write columns atomically as one record batch of an Arrow file, which can be mapped. Raises ``OSError``."""
+def write_batch(path: str | Path, columns: Any, schema: pa.Schema | None = None, *, lasting: bool = True) -> None:
+    """Write columns atomically as one record batch of an Arrow file, which can be mapped; ``lasting`` as in
+    ``atomic.replacing``. Raises ``OSError``.
+    """
     batch = pa.record_batch(columns, schema=schema)
     with (
-        atomic.replacing(Path(path)) as temporary,
+        atomic.replacing(Path(path), lasting=lasting) as temporary,
         pa.OSFile(str(temporary), "wb") as sink,
         pa.ipc.new_file(sink, batch.schema) as writer,
     ):
         writer.write_batch(batch)
+
+
+def read_batch(path: str | Path) -> pa.RecordBatch:
+    """A file of ``write_batch``, mapped."""
+    with open(path, "rb") as file:  # pa.memory_map reads all pages at once; small ranges of many files are read
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return pa.ipc.open_file(pa.py_buffer(mapped)).get_batch(0)
 
 
 def map_file(path: str | Path) -> Any:

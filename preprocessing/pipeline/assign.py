@@ -48,8 +48,9 @@ NUM_THREADS = 2
 """Of DuckDB: each needs its share of the memory."""
 FULL_DISK = ("No space left", "max_temp_directory_size")
 """In errors of DuckDB, which leaves a tenth of the disk free."""
-ASSIGNED = "assigned.parquet"
-"""The table of the decisions on all rows, beside the parts."""
+RESULT, ASSIGNED = "result.parquet", "assigned.bin"
+"""The decisions on all rows, beside the parts: as DuckDB writes them, and a ``DECISION`` for each number of a row."""
+DECISION = np.dtype([("split", np.int8), ("label", np.int32), ("fold", np.int16)])
 SPILLED = "spilled"
 """The folder of what DuckDB writes beyond its limit; it removes it."""
 MANY_CLASSES = 20
@@ -80,8 +81,10 @@ class Assignment(jobs.Task[dict[str, Any]]):
         with literal_path(self.root) as root, open_database(root / spilled) as database:
             facts = [str(tokenize.part_path(root, number, "facts")) for number in range(self.num_parts)]
             assigner = Assigner(database, self.config, self.classes, self.source_name)
-            with atomic.replacing(self.root / ASSIGNED) as path:
+            with atomic.replacing(self.root / RESULT, lasting=False) as path:
                 observed = assigner.run(facts, self.size, root / path.name)
+        with atomic.replacing(self.root / ASSIGNED, lasting=False) as path:
+            order_decisions(self.root / RESULT, path)
         return observed, {ASSIGNED: atomic.sha256_file(self.root / ASSIGNED)}
 
 
@@ -106,11 +109,21 @@ class AssignedParts:
         ``tokenize.load_part``.
         """
         row = tokenize.load_part(self.folder, number)["row"]
-        is_of_part = [("row", ">=", row.min()), ("row", "<=", row.max())]  # the file is in the order of rows
-        columns = ["row", "split", "label", "fold"]
-        table = pq.read_table(self.folder / ASSIGNED, columns=columns, filters=is_of_part, use_threads=False)
-        table = table.take(table["row"].to_numpy().searchsorted(row))
-        return {name: table[name].to_numpy() for name in columns[1:]}
+        decisions = np.memmap(self.folder / ASSIGNED, DECISION, "r")[row]
+        return {name: np.ascontiguousarray(decisions[name]) for name in DECISION.fields or ()}
+
+
+def order_decisions(result: Path, path: Path) -> None:
+    """Write the decisions of ``RESULT`` in the order of rows, which takes DuckDB far longer."""
+    with pq.ParquetFile(result) as table:
+        last_row = max(int(batch["row"].to_numpy().max()) for batch in table.iter_batches(columns=["row"]))
+        path.write_bytes(np.zeros(last_row + 1, DECISION).data)  # so a full disk is noticed here
+        for batch in table.iter_batches(use_threads=False):
+            row = batch["row"].to_numpy()
+            first, last = int(row.min()), int(row.max())
+            decisions = np.memmap(path, DECISION, "r+", first * DECISION.itemsize, last - first + 1)
+            for name in DECISION.fields or ():
+                decisions[name][row - first] = batch[name].to_numpy()
 
 
 @functools.cache

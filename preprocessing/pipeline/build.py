@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a corpus to a dataset directory. Content and configuration decide every byte; a job can resume at any moment.
 
-1. convert: each source becomes Parquet parts                  ``preprocessing.pipeline.tokenize``
+1. convert: each source becomes parts of one schema            ``preprocessing.pipeline.tokenize``
 2. tokenize: each part becomes codes of tokens, and facts      ``preprocessing.pipeline.tokenize``
 3. assign: each row gets a split, or is left out               ``preprocessing.pipeline.assign``
 4. count: the vocabulary of what is learned from               ``preprocessing.pipeline.write``

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The first pass: each source of a corpus becomes Parquet parts of one schema (``preprocessing.sources.convert``)."""
+"""The first pass: each source of a corpus becomes parts of one schema (``preprocessing.sources.convert``)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from preprocessing.sources.sources import File, identity_of
 
 SOURCES = "sources"
 """The folder of converted sources and their markers."""
-VERSION = 8
+VERSION = 9
 """Format of stored parts; parts of another version are made again."""
 NOT_DECIDING = {
     "source": {"path", "validation_path", "test_path", "unlabelled_path"},
@@ -50,7 +50,7 @@ class ConvertedFile(jobs.Task[Converted]):
         return cls(key, folder, folder / f"{key[:24]}.json", 0, file, keep_columns)
 
     def run(self) -> tuple[Converted, dict[str, str]]:
-        """Write the rows as Parquet."""
+        """Write the rows as parts."""
         converted = convert(self.file, self.root, self.prefix, keep_columns=self.keep_columns)
         return converted, hashes_of(converted)
 
@@ -92,7 +92,7 @@ class Source:
 
 
 def convert_all(files: Sequence[File], workers: Workers, work: Path, *, keep_columns: bool = False) -> list[Source]:
-    """Every file of the source as Parquet, in order. Finished files are not read again."""
+    """Every file of the source as parts, in order. Finished files are not read again."""
     tasks = [ConvertedFile.from_file(work, file, keep_columns) for file in files]
     task_by_key = {task.key: task for task in tasks}
     results = jobs.run_tasks("read", work / SOURCES, task_by_key.values(), workers)

@@ -22,18 +22,24 @@ create table unit_splits (unit ubigint, split tinyint);
 create table unit_folds (unit ubigint, fold smallint);
 
 -- name: facts
+create view stored_facts as from read_parquet(getvariable('fact_files'));
+
 create view facts as
-select facts.* exclude (label), coalesce(classes.number, -1)::integer as label, num_tokens = 0 as is_empty
-from read_parquet(getvariable('fact_files')) as facts left join classes on facts.label = classes.name;
+select stored_facts.* exclude (label), coalesce(classes.number, -1)::integer as label, num_tokens = 0 as is_empty
+from stored_facts left join classes on stored_facts.label = classes.name;
 
 -- name: labelled
 -- Rows with a label. Equal texts with two labels contradict each other; those in two named splits leak. Rows of
 -- training and rows without a named split are candidates for validation and test. A node is what must stay in one
--- split: the rows of a group, or equal texts without a group; nodes with a text in common are joined to a unit.
+-- split: the rows of a group, or equal texts without a group; nodes with a text in common are joined to a unit. To find
+-- what occurs twice is the largest aggregation, so it holds nothing else.
+create table repeated_hashes as
+select text_hash from stored_facts where named <> unlabelled() group by text_hash having count(*) > 1;
+
 create table repeated_texts as
 select text_hash, count(*) as num_rows, min(label) <> max(label) as contradicts,
     max(greatest(named, train())) as last_split
-from facts where named <> unlabelled() group by text_hash having count(*) > 1;
+from facts where named <> unlabelled() and text_hash in (from repeated_hashes) group by text_hash;
 
 create view labelled as
 with judged as (
@@ -256,11 +262,10 @@ select count(*) as rows, count_if(is_empty) as empty, count_if(missing) as missi
 from unlabelled_rows
 
 -- name: result
--- The decision on every row: its split, -1 if it is left out; its label; its fold, -1 without one; why it is left out.
+-- The decision on every row, in any order: its split, -1 if it is left out; its label; its fold, -1 without one; why it is left out.
 select row, if(dropped is null, split, no_split()) as split, label, coalesce(fold, -1)::smallint as fold, dropped
 from assigned left join joined using (node)
 left join unit_folds on unit_folds.unit = coalesce(joined.unit, node)
     and dropped is null and split in (train(), validation())
 union all
 select row, if(dropped is null, unlabelled(), no_split()), label, -1::smallint, dropped from unlabelled_rows
-order by row

@@ -10,7 +10,6 @@ row's split is stored beside (``facts``, Parquet), in the order of the source: s
 from __future__ import annotations
 
 import hashlib
-import mmap
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -39,7 +38,7 @@ class TokenizedPart(jobs.Task[int]):
 
     number: int
     path: Path
-    """Absolute: the rows as Parquet."""
+    """Absolute: the converted part."""
     offset: int
     """Rows of the corpus before its file."""
     pipeline: TextPipeline
@@ -49,8 +48,8 @@ class TokenizedPart(jobs.Task[int]):
 
     def run(self) -> tuple[int, dict[str, str]]:
         """Store the rows in the order of their keys, the distinct tokens, and the facts."""
-        table = pq.read_table(self.path, use_threads=False)
-        texts = table["text"].combine_chunks()
+        table = arrays.read_batch(self.path)
+        texts = table["text"]
         tokens = jobs.open_once(self.pipeline.hash, lambda: Tokenizer(self.pipeline))(pc.fill_null(texts, ""))
         row = table["row"].to_numpy() + self.offset
         key = mix_hash(self.seed, "shuffle", row)
@@ -68,13 +67,13 @@ class TokenizedPart(jobs.Task[int]):
             "num_tokens": np.diff(tokens.offsets).astype(np.int32),
             "text_hash": text_hash,  # equal exactly where the tokens are, up to one chance in 2**64 for a pair of texts
             "priority": mix_hash(self.seed, "split", text_hash),
-            "group_hash": table["group"] if "group" in table.column_names else np.full(len(row), NO_GROUP, np.uint64),
+            "group_hash": table["group"] if "group" in table.schema.names else np.full(len(row), NO_GROUP, np.uint64),
         }
-        for name in {"number", "date"} & {*table.column_names}:
+        for name in {"number", "date"} & {*table.schema.names}:
             facts[name] = pa.array(table[name].to_numpy(), from_pandas=True)
         paths = {name: part_path(self.root, self.number, name) for name in ("rows", "types", "facts")}
-        arrays.write_batch(paths["rows"], columns)
-        arrays.write_batch(paths["types"], {"types": tokens.types})
+        arrays.write_batch(paths["rows"], columns, lasting=False)
+        arrays.write_batch(paths["types"], {"types": tokens.types}, lasting=False)
         repeating = ["label", "named", "missing", "num_tokens", "group_hash"]
         with atomic.replacing(paths["facts"], lasting=False) as temporary:
             pq.write_table(
@@ -128,7 +127,7 @@ def load_part(folder: Path, number: int) -> dict[str, np.ndarray]:
     """The rows of a part, mapped: ``key`` (uint64, ascending), ``row`` (number in the source) and ``codes``, into which
     ``offsets`` is int64 ``[rows + 1]``.
     """
-    columns = read_batch(part_path(folder, number, "rows"))
+    columns = arrays.read_batch(part_path(folder, number, "rows"))
     codes = columns["codes"]
     arrays_by_name = {name: columns[name].to_numpy() for name in ("key", "row")}
     return arrays_by_name | {"codes": codes.values.to_numpy(), "offsets": codes.offsets.to_numpy()}
@@ -136,14 +135,7 @@ def load_part(folder: Path, number: int) -> dict[str, np.ndarray]:
 
 def load_types(folder: Path, number: int) -> pa.Array:
     """The distinct tokens of a part; its codes are row numbers of this."""
-    return read_batch(part_path(folder, number, "types"))["types"]
-
-
-def read_batch(path: Path) -> pa.RecordBatch:
-    """A file of ``write_batch``, mapped."""
-    with open(path, "rb") as file:  # pa.memory_map reads all pages at once; small ranges of many files are read
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    return pa.ipc.open_file(pa.py_buffer(mapped)).get_batch(0)
+    return arrays.read_batch(part_path(folder, number, "types"))["types"]
 
 
 def mix_hash(seed: int, purpose: str, values: np.ndarray) -> np.ndarray:

@@ -168,7 +168,8 @@ class EncodedPart(jobs.Task[Lengths]):
         ids = encoded.ids.astype(id_dtype(len(vocabulary)))
         lists = pa.LargeListArray.from_arrays(encoded.offsets, ids)
         path = tokenize.part_path(self.root, self.number, "ids")
-        arrays.write_batch(path, {"key": rows["key"], "row": rows["row"], "ids": lists, **assigned})
+        columns = {"key": rows["key"], "row": rows["row"], "ids": lists, **assigned}
+        arrays.write_batch(path, columns, lasting=False)
         num_unknown = arrays.segment_sums(ids == UNK, encoded.offsets) * (encoded.num_tokens > 0)
         lengths = Lengths()
         for split, name in enumerate(ALL_SPLITS):
@@ -226,7 +227,7 @@ class ShardRange(jobs.Task[list[ShardInfo]]):
         split_numbers, batches = pa.array([split_number(name) for name in self.splits], pa.int8()), []
         low, past = ((number << 64) // self.num_ranges for number in (self.numbers.start, self.numbers.stop))
         for number in range(len(self.assigned.rows_per_part)):
-            batch = tokenize.read_batch(tokenize.part_path(self.assigned.folder, number, "ids"))
+            batch = arrays.read_batch(tokenize.part_path(self.assigned.folder, number, "ids"))
             key = batch["key"].to_numpy()
             begin, end = key.searchsorted(np.uint64(low)), key.searchsorted(np.uint64(past - 1), side="right")
             batch = batch.slice(begin, end - begin)

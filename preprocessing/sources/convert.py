@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads a source once and writes its rows as Parquet parts of one schema: the one door for rows, for datasets and for
-predictions. All checks on rows are here; errors name file and row.
+"""Reads a source once and writes its rows as parts, Arrow files of one schema: the one door for rows, for datasets and
+for predictions. All checks on rows are here; errors name file and row.
 
 Columns of a part: ``row`` (int64, the number in its file, from 1), ``text`` (large_string, null if it is missing),
 ``label`` (string, the class name; null if there is none), ``split`` (int8, a number or ``NO_SPLIT``), perhaps ``group``
@@ -21,9 +21,8 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from padless.core import atomic
+from padless.core import arrays, atomic
 from padless.core.errors import DataError
 from padless.core.split_names import TEST_NUMBER, UNLABELLED_NUMBER, VALIDATION_NUMBER, split_number
 from padless.core.untrusted import join_names, quote_value
@@ -61,13 +60,13 @@ class ConvertedPart(msgspec.Struct, frozen=True):
     """Some rows of a source."""
 
     path: str
-    """The name of the Parquet file in its folder."""
+    """The name of the Arrow file in its folder."""
     rows: int
     sha256: str
 
 
 class Converted(msgspec.Struct):
-    """A source as Parquet parts, and what was found in it."""
+    """A source as parts, and what was found in it."""
 
     columns: list[str]
     """All columns of the source."""
@@ -108,7 +107,7 @@ def convert(file: File, folder: Path, prefix: str = "", *, keep_columns: bool = 
 def convert_parts(
     file: File, folder: Path, prefix: str = "", *, keep_columns: bool = False
 ) -> Generator[ConvertedPart, None, Converted]:
-    """Write the rows of a source below ``folder`` as ``PREFIX000000.parquet`` and so on, each of about
+    """Write the rows of a source below ``folder`` as ``PREFIX000000.arrow`` and so on, each of about
     ``source.part_mb``. Yields each part as soon as it is written; returns what was read.
 
     With ``keep_columns``, parts also hold the row as it was: of JSON ``line``, else ``column_0``, ``column_1``, … in
@@ -137,7 +136,7 @@ def convert_parts(
 
 def read_part(folder: Path, part: ConvertedPart) -> pa.Table:
     """The rows of a part."""
-    return pq.read_table(folder / part.path, use_threads=False)
+    return pa.Table.from_batches([arrays.read_batch(folder / part.path)])
 
 
 def write_parts(tables: Iterable[pa.Table], folder: Path, prefix: str, part_bytes: int) -> Iterator[ConvertedPart]:
@@ -154,22 +153,21 @@ def write_parts(tables: Iterable[pa.Table], folder: Path, prefix: str, part_byte
         for stop in np.flatnonzero(np.diff(ends // part_bytes)).tolist():
             rows_of_part.append(table.slice(start, stop - start))
             if any(map(len, rows_of_part)):
-                yield write_part(rows_of_part, folder, f"{prefix}{num_parts:06d}.parquet")
+                yield write_part(rows_of_part, folder, f"{prefix}{num_parts:06d}.arrow")
                 num_parts += 1
             rows_of_part, start = [], stop
         rows_of_part.append(table.slice(start))
     if any(map(len, rows_of_part)):
-        yield write_part(rows_of_part, folder, f"{prefix}{num_parts:06d}.parquet")
+        yield write_part(rows_of_part, folder, f"{prefix}{num_parts:06d}.arrow")
 
 
 def write_part(tables: Sequence[pa.Table], folder: Path, name: str) -> ConvertedPart:
     """Write rows as one part."""
-    table, sink = pa.concat_tables(tables), pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="lz4", use_dictionary=["label"], write_statistics=False)
-    data = sink.getvalue()
-    atomic.write_bytes(folder / name, data, lasting=False)
+    table, path = pa.concat_tables(tables), folder / name
+    columns = {column: table[column].combine_chunks() for column in table.column_names}
+    arrays.write_batch(path, columns, lasting=False)
     pa.default_memory_pool().release_unused()  # or it grows with the number of parts
-    return ConvertedPart(name, len(table), hashlib.sha256(data).hexdigest())
+    return ConvertedPart(name, len(table), atomic.sha256_file(path))
 
 
 def check_names(file: File, names: Collection[str]) -> None:

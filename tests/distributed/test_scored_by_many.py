@@ -33,7 +33,7 @@ def test_two_shares_write_the_bytes_of_one_process(tmp_path: Path) -> None:
         time.sleep(0.001)
     follower.kill()
     assert follower.wait(60) == -9
-    numbers = range(len([*parts.glob("sources/*.parquet")]))
+    numbers = range(len([*parts.glob("sources/*.arrow")]))
     finished_parts = [number for number in numbers[1::2] if any(parts.glob(f"*-{number:05d}.json"))]
     assert 2 <= len(finished_parts) < len(numbers) // 2 - 1
     restarted_follower = start_python(*shared, "1/2")

@@ -248,7 +248,7 @@ def assign(facts: pd.DataFrame, splits: SplitConfig, labels: int = 3) -> tuple[p
         classes = Classes(names, {name: number for number, name in enumerate(names)}, "text")
         assigner = Assigner(database, config, classes, "reviews.csv")
         report = assigner.run([path], len(facts), f"{folder}/result.parquet")["report"]
-        return database.execute(read_rules()["result"]).df().set_index("row"), report
+        return database.execute(read_rules()["result"]).df().set_index("row").sort_index(), report
 
 
 TEXTS = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 2)), min_size=1, max_size=120)
