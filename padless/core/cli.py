@@ -161,7 +161,7 @@ def parse(
     is_printed = texts_by_key.pop(PRINT_CONFIG, ["false"])[-1].lower() == "true"
     value_by_key = {key: options[key].join(texts) for key, texts in texts_by_key.items()}
     value_by_key = fill_subject(config_class, value_by_key, words, texts_after_dashes, usage)
-    config: Any = build_config(config_class, read_files(config_class, files) | value_by_key)
+    config: Any = build_config(config_class, read_files(config_class, files) | value_by_key, example=example)
     if is_printed:
         print(yaml.safe_dump(asdict(config), sort_keys=False), end="")
         raise SystemExit(0)

@@ -138,19 +138,20 @@ def docs_of(config_class: type) -> dict[str, str]:
     return dict(FIELD_DOC.findall("\n".join(sources)))
 
 
-def build_config(config_class: Any, values: Mapping[str, Any], prefix: str = "") -> Any:
-    """An instance from the values of its keys, all that have no default. Raises ``ConfigError`` as its
-    ``__post_init__`` does.
+def build_config(config_class: Any, values: Mapping[str, Any], prefix: str = "", example: str = "") -> Any:
+    """An instance from the values of its keys, all that have no default; ``example`` is a command with them. Raises
+    ``ConfigError`` as its ``__post_init__`` does.
     """
     arguments: dict[str, Any] = {}
     for name, group_class in groups_of(config_class).items():
-        arguments[name] = build_config(group_class, values, f"{prefix}{name}.")
+        arguments[name] = build_config(group_class, values, f"{prefix}{name}.", example)
     for key, option in options_of(config_class, prefix).items():
         name = key.removeprefix(prefix)
         if key in values and "." not in name:
             arguments[name] = option.parse(values[key])
         elif option.default is MISSING:
-            raise ConfigError(f"--{key} is missing; --help {key} says what it takes")
+            advice = f"give it, as in {example}" if example else f"--help {key} says what it takes"
+            raise ConfigError(f"--{key} is missing; {advice}")
     return config_class(**arguments)
 
 
