@@ -5,15 +5,19 @@ from __future__ import annotations
 
 import itertools
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from harness.batch import Layout, PackedIndex
+from harness.data import loader as loading
 from harness.data.loader import Loader
 from harness.data.order import Order, OrderSpec, order_over
 from padless.core.errors import DataError
@@ -116,6 +120,114 @@ def test_the_index_of_a_packed_batch_names_each_token_once() -> None:
         grid = np.where(is_token, starts[:, None] + np.arange(len(lengths)), 0).ravel()
         expected = (places % len(lengths), places // len(lengths), places, starts, grid)
         assert all(map(np.array_equal, index.tensors, expected))
+
+
+class Card:
+    """A double of a card: a copy from pinned memory happens at any time until the host waits for it. The training
+    stream waits for copies too, and the host does not wait for that. All else happens at once, on the CPU.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.random, self.lock = np.random.default_rng(seed), threading.RLock()
+        self.copies: list[tuple[torch.Tensor, torch.Tensor]] = []
+        """Target and source of each copy, in the order of the calls."""
+        self.num_done = self.num_awaited = 0
+        """Copies that are done, and that the training stream waits for."""
+        self.pinned, self.recorded = set[int](), set[int]()
+        """Memory that is pinned; memory of tensors that the training stream reads, as it was told."""
+
+    def copy_until(self, number: int) -> None:
+        with self.lock:
+            for target, source in self.copies[self.num_done : number]:
+                target.copy_(source)
+            self.num_done = max(self.num_done, number)
+
+    def copy_some(self) -> None:
+        if self.random.random() < 0.1:
+            self.copy_until(int(self.random.integers(self.num_done, len(self.copies) + 1)))
+
+    def send(self, tensor: torch.Tensor) -> torch.Tensor:
+        if memory_of(tensor) not in self.pinned:
+            return tensor.clone()
+        with self.lock:
+            self.copies.append((torch.full_like(tensor, -1), tensor))
+            self.copy_some()
+            return self.copies[-1][0]
+
+    def replace_cuda(self, patch: pytest.MonkeyPatch) -> None:
+        """Have torch use this card."""
+        card, empty, to = self, torch.empty, torch.Tensor.to
+
+        class Event:
+            def record(self, stream: object) -> None:
+                self.number = len(card.copies)
+                card.copy_some()
+
+            def synchronize(self) -> None:
+                card.copy_until(self.number)
+
+        class Stream:
+            def __init__(self, device: object = None) -> None: ...
+
+            def wait_event(self, event: Event) -> None:
+                card.num_awaited = event.number
+
+        def pin(*shape: int, pin_memory: bool = False, **options: Any) -> torch.Tensor:
+            tensor = empty(*shape, **options)
+            if pin_memory:
+                card.pinned.add(memory_of(tensor))
+            return tensor
+
+        def move(tensor: torch.Tensor, *words: Any, **options: Any) -> torch.Tensor:
+            return card.send(tensor) if words[:1] == (CUDA,) else to(tensor, *words, **options)
+
+        patch.setattr(torch.cuda, "Event", Event)
+        patch.setattr(torch.cuda, "Stream", Stream)
+        patch.setattr(torch.cuda, "stream", nullcontext)
+        patch.setattr(torch.cuda, "current_stream", Stream)
+        patch.setattr(torch.cuda, "set_device", lambda device: None)
+        patch.setattr(torch, "empty", pin)
+        patch.setattr(torch.Tensor, "to", move)
+        patch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+        patch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: card.recorded.add(memory_of(tensor)))
+
+
+CUDA = torch.device("cuda", 0)
+
+
+def memory_of(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+@given(seed=st.integers(0, 1 << 32))
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_copies_to_a_card_arrive_whole_whenever_they_happen(split: Split, layout: Layout, seed: int) -> None:
+    """No buffer is written to before its copy is done, and each tensor names the stream that reads it."""
+    expected = {
+        tuple(batch.rows.tolist()): batch.ids.clone()
+        for step in make_loader(split, layout=layout).steps(0)
+        for batch in step.micro_batches
+    }
+    card, kernels = Card(seed), list[tuple[int, torch.Tensor, torch.Tensor]]()
+
+    def run_kernels(number: int) -> None:
+        """The training stream reads the first batches, after the copies that it waits for."""
+        for num_awaited, ids, wanted in kernels[:number]:
+            card.copy_until(num_awaited)
+            assert torch.equal(ids, wanted)
+        del kernels[:number]
+
+    with pytest.MonkeyPatch.context() as patch:
+        card.replace_cuda(patch)
+        patch.setattr(loading, "GROUP_STEPS", 1)  # so that each buffer is used several times
+        for step in make_loader(split, layout=layout, device=CUDA).steps(0):
+            for batch in step.micro_batches:
+                kernels.append((card.num_awaited, batch.ids, expected[tuple(batch.rows.tolist())]))
+                tensors = [batch.ids, batch.labels, batch.sent_lengths, *(batch.index.tensors if batch.index else ())]
+                assert {*map(memory_of, tensors)} <= card.recorded
+            run_kernels(int(card.random.integers(len(kernels) + 1)) if card.random.random() < 0.3 else 0)
+        run_kernels(len(kernels))
 
 
 def test_32_ranks_have_equally_many_steps_and_a_share_of_each_buffer(split: Split) -> None:
