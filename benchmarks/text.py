@@ -57,7 +57,7 @@ def notebook(spec: TextSpec, _: Sequence[str] = ()) -> Run:
     stop_words = set(resources.stop_words(spec))
     lemma: Callable[[str], str] = str
     if spec.lemmatizer == "wordnet":
-        resources.WordNet(spec.wordnet_pos)  # raises when the data is missing
+        resources.WordNet()  # raises when the data is missing
         lemma = peer_module("nltk.stem").WordNetLemmatizer().lemmatize
 
     def prepare(text: str) -> list[str]:

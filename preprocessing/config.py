@@ -241,7 +241,7 @@ class PreprocessConfig:
 
     def deciding(self) -> dict[str, Any]:
         """The part of the configuration that decides the bytes of the dataset, as JSON."""
-        content = asdict(self) | {"text": self.text.to_json()}
+        content = asdict(self)
         for key in ("output", "overwrite", "quiet", "executor"):
             del content[key]
         del content["source"]["part_mb"]  # it changes no bytes

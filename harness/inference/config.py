@@ -248,8 +248,7 @@ class ExportConfig:
     license: Name = "unknown"
     """Licence of the model, by its name on the hub, as in cc-by-4.0; the owners of the texts must allow it."""
     language: LanguageCode | None = None
-    """Language of the texts for the model card, as in en; null: the one of the text pipeline,
-    if its tokenizer, stop words or lemmas depend on it."""
+    """Language of the texts for the model card, as in en; null: not named."""
     name: Name | None = None
     """Name of the model in the model card; null: the name of the run's folder."""
     quiet: bool = False

@@ -193,11 +193,9 @@ def render_model_card(
 
     figures, run_config, train = records["figures"], records["run_config"], info.splits.get(TRAIN)
     spec = info.text["spec"]
-    is_of_language = {spec["stop_words"], spec["lemmatizer"]} != {"none"} or spec["tokenizer"].startswith("nltk")
-    language = config.language or (spec["language"] if is_of_language else None)
     metadata = ModelCardData(
         license=config.license,
-        language=language,
+        language=config.language,
         library_name="padless",
         pipeline_tag="text-classification",
         tags=["text-classification", "padless", "lstm", *(["onnx"] if onnx else [])],
@@ -207,7 +205,6 @@ def render_model_card(
         **records,
         "splits": info.splits,
         "config": config,
-        "language": language,
         "name": name,
         "info": info,
         "parameters": parameters,

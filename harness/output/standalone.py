@@ -22,12 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from preprocessing.text.characters import clean, decode, encode, num_head_tokens, pieces_of, tokens_of
+from preprocessing.text.characters import clean, decode, encode, num_head_tokens, tokens_of
 
 BATCH_ROWS, BATCH_TOKENS, BLOCK_ROWS = 128, 8192, 4096
 PAD, UNK = 0, 1
-DEFAULTS = {"strip_accents": False, "subwords": "none"}
-"""Text options that ``bundle.json`` leaves out at these values."""
 LABEL_TYPES: dict[str, Any] = {"text": str, "int": int, "float": float, "bool": "true".__eq__}
 
 
@@ -46,7 +44,7 @@ class Predictor:
             raise ValueError(f"{folder / 'model.onnx'}: its sha256 is not the one in bundle.json; restore it")
         if len(tokens) != self.info["vocabulary_size"]:
             raise ValueError(f"{folder / 'vocabulary.json'}: not as long as bundle.json says; restore it")
-        self.spec: Any = SimpleNamespace(**{**DEFAULTS, **self.info["text"]["spec"]})
+        self.spec: Any = SimpleNamespace(**self.info["text"]["spec"])
         self.stop_words = set(self.info["text"]["stop_words"])
         self.id_by_token = dict(zip(tokens, range(len(tokens)), strict=True)) | {tokens[PAD]: UNK}
         self.labels = [*map(LABEL_TYPES[self.info["label_type"]], self.info["labels"])]
@@ -56,10 +54,7 @@ class Predictor:
         """The ids of a text, at least one."""
         text = decode(encode(text))  # replaces lone surrogates
         words = tokens_of(clean(text) if self.spec.html else text, self.spec)
-        tokens = [word for word in words if word not in self.stop_words]
-        if self.spec.subwords != "none":
-            tokens = [piece for word in tokens for piece in pieces_of(word, self.id_by_token)]
-        ids = [self.id_by_token.get(token, UNK) for token in tokens]
+        ids = [self.id_by_token.get(word, UNK) for word in words if word not in self.stop_words]
         num_head, num_cut = num_head_tokens(self.spec), max(0, len(ids) - self.spec.max_tokens)
         return ids[:num_head] + ids[num_head + num_cut :] or [UNK]
 

@@ -37,10 +37,7 @@ LAUNCH_ID = "PADLESS_LAUNCH_ID"
 """Environment variable that identifies a launch; copied into the status, so that a launcher recognises its own."""
 QUICK = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 CODE = Path(__file__).resolve().parents[2]
-RECORDED = (
-    *("padless", "torch", "accelerate", "numpy", "pyarrow", "safetensors", "scikit-learn"),
-    *("nltk", "simplemma"),
-)
+RECORDED = ("padless", "torch", "accelerate", "numpy", "pyarrow", "safetensors", "scikit-learn", "nltk")
 """Distributions whose versions are recorded."""
 RESTORE_STATUS = 'restore it, or write {"state": "failed"} into it to go on from the newest checkpoint'
 State = Literal["running", "finished", "preempted", "failed"]

@@ -31,17 +31,9 @@ from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Block, id_dtype, 
 from preprocessing.pipeline import tokenize
 from preprocessing.pipeline.assign import AssignedParts
 from preprocessing.pipeline.parts import hash_of
-from preprocessing.text.encoder import Encoded, mask_kept, truncate
+from preprocessing.text.encoder import mask_kept, truncate
 from preprocessing.text.spec import TextPipeline, TextSpec
-from preprocessing.text.vocabulary import (
-    UNK,
-    TokenCounts,
-    Vocabulary,
-    count_pieces,
-    freeze,
-    freeze_pieces,
-    merge_counts,
-)
+from preprocessing.text.vocabulary import UNK, TokenCounts, Vocabulary, freeze, merge_counts
 
 BUNDLE, BUNDLE_INDEX = "bundle", "bundle.json"
 """A run's folder with its bundle, and the file that describes it."""
@@ -66,10 +58,7 @@ Lengths = dict[str, tuple[dict[int, int], int]]
 
 
 def count_part(assigned: AssignedParts, spec: TextSpec, number: int) -> TokenCounts:
-    """How often each token of a part occurs in rows of training and without a label, as far as shards hold them.
-
-    Of words that become pieces, those are counted that shards would hold if each were one piece.
-    """
+    """How often each token of a part occurs in rows of training and without a label, as far as shards hold them."""
     rows, types = tokenize.load_part(assigned.folder, number), tokenize.load_types(assigned.folder, number)
     is_counted = np.isin(assigned.load(number)["split"], (TRAIN_NUMBER, UNLABELLED_NUMBER))
     is_token_counted = np.repeat(is_counted, np.diff(rows["offsets"])) & mask_kept(rows["offsets"], spec)
@@ -129,18 +118,15 @@ def read_base(address: str | None, pipeline: TextPipeline) -> Vocabulary | None:
 
 
 def freeze_vocabulary(
-    words: TokenCounts, config: PreprocessConfig, base: Vocabulary | None
+    counts: TokenCounts, config: PreprocessConfig, base: Vocabulary | None
 ) -> tuple[Vocabulary, dict[str, int]]:
-    """The vocabulary for texts with these ``words``, and their ``statistics.vocabulary``: how many tokens there are,
-    words or pieces of words, and how many have no id.
+    """The vocabulary for texts with these tokens, and their ``statistics.vocabulary``: how many tokens there are, and
+    how many have no id.
 
     Raises ``DataError`` when no token of the texts is in it.
     """
-    settings, is_of_words, vocabulary = config.vocabulary, config.text.subwords == "none", base
-    if vocabulary is None:
-        make = freeze if is_of_words else freeze_pieces
-        vocabulary = make(words, int(settings.min_count), settings.max_size)
-    counts = words if is_of_words else count_pieces(words, vocabulary)
+    settings = config.vocabulary
+    vocabulary = base or freeze(counts, int(settings.min_count), settings.max_size)
     num_tokens, is_unknown = int(counts.counts.sum()), vocabulary.lookup(counts.types) == UNK
     num_unknown = int(counts.counts[is_unknown].sum())
     if 0 < num_tokens == num_unknown:
@@ -164,7 +150,8 @@ class EncodedPart(jobs.Task[Lengths]):
         """Store the ids, truncated, beside what was assigned to the rows."""
         vocabulary = jobs.open_once(self.key, lambda: Vocabulary.read(self.vocabulary))
         rows, assigned = tokenize.load_part(self.root, self.number), self.assigned.load(self.number)
-        encoded = self.look_up(vocabulary, rows["codes"], rows["offsets"])
+        types = tokenize.load_types(self.root, self.number)
+        encoded = truncate(vocabulary.lookup(types)[rows["codes"]], rows["offsets"], self.spec)
         ids = encoded.ids.astype(id_dtype(len(vocabulary)))
         lists = pa.LargeListArray.from_arrays(encoded.offsets, ids)
         path = tokenize.part_path(self.root, self.number, "ids")
@@ -177,16 +164,6 @@ class EncodedPart(jobs.Task[Lengths]):
             rows_by_length = dict(Counter(encoded.num_tokens[is_inside].tolist()))
             lengths[name] = rows_by_length, int(num_unknown[is_inside].sum())
         return lengths, {path.name: atomic.sha256_file(path)}
-
-    def look_up(self, vocabulary: Vocabulary, codes: np.ndarray, offsets: np.ndarray) -> Encoded:
-        """The ids of rows of token codes."""
-        types = tokenize.load_types(self.root, self.number)
-        if self.spec.subwords == "none":
-            return truncate(vocabulary.lookup(types)[codes], offsets, self.spec)
-        pieces = [vocabulary.pieces(word) for word in types.to_pylist()]
-        ids_of_words = vocabulary.lookup(pa.array(itertools.chain(*pieces), pa.large_string()))
-        ids, ends = arrays.take(ids_of_words, np.cumsum([0, *map(len, pieces)]), codes)
-        return truncate(ids, ends[offsets], self.spec)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a text to tokens and pieces of words, by the standard library alone: an ONNX export holds a copy of this file.
+"""From a text to tokens, by the standard library alone: an ONNX export holds a copy of this file.
 
 **Cleaning.** HTML: markup becomes one space, entities become their characters, everything else survives.
 
@@ -31,9 +31,9 @@ from __future__ import annotations
 import html
 import re
 import unicodedata
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from preprocessing.text.spec import TextSpec
@@ -123,38 +123,21 @@ def _short_number(entity: re.Match[str]) -> str:
 
 _LONG_RUN = re.compile(r"[^\w\s\x00-\x7f]{64}")
 """Many accents, or other signs."""
-_ACCENT = re.compile("[\u0300-\u036f]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def nfc(text: str) -> str:
-    """The text in NFC."""
-    return _to_form("NFC", text)
-
-
-def nfkc(text: str) -> str:
-    """The text in NFKC."""
-    return _to_form("NFKC", text)
-
-
-def normalize(text: str, spec: TextSpec) -> str:
-    """The text in the normal form of ``spec``, without accents if ``spec.strip_accents``."""
-    form = "NFKC" if spec.normalize == "nfkc" else "NFC"
-    if spec.strip_accents and not text.isascii():
-        text = _ACCENT.sub("", _to_form(form.replace("C", "D"), text))
-    return _to_form(form, text)
-
-
-def _to_form(form: Any, text: str) -> str:
+def normalize(text: str, form: Literal["nfc", "nfkc"]) -> str:
+    """The text in a normal form of Unicode."""
     if text.isascii():
         return text
-    if "K" in form:  # half-width voicing marks: the only letters that become accents
+    composed: Any = form.upper()
+    if form == "nfkc":  # half-width voicing marks: the only letters that become accents
         text = text.replace("\uff9e", "\u3099").replace("\uff9f", "\u309a")
     if _LONG_RUN.search(text):
-        signs = (sign for letter in text for sign in unicodedata.normalize(form.replace("C", "D"), letter))
+        signs = (sign for letter in text for sign in unicodedata.normalize(composed.replace("C", "D"), letter))
         groups = groupby(signs, lambda sign: unicodedata.combining(sign) != 0)
         text = "".join("".join(sorted(group, key=unicodedata.combining)) for _, group in groups)
-    return unicodedata.normalize(form, text)
+    return unicodedata.normalize(composed, text)
 
 
 def decode(data: bytes) -> str:
@@ -172,8 +155,8 @@ def encode(text: str) -> bytes:
 
 def clean_text(text: str, spec: TextSpec) -> str:
     """The text without markup, normalized and in lower case, as ``spec`` has it."""
-    text = normalize(clean(text) if spec.html else text, spec)
-    return nfc(text.lower()) if spec.lowercase else text
+    text = normalize(clean(text) if spec.html else text, spec.normalize)
+    return normalize(text.lower(), "nfc") if spec.lowercase else text
 
 
 _APOSTROPHE = ord("'")
@@ -245,7 +228,7 @@ def word_spans(text: str, segments: list[tuple[int, int]]) -> Iterator[tuple[int
 
 def tokens_of(chunk: str, spec: TextSpec) -> list[str]:
     """The tokens of a text with any characters; exact but slow."""
-    chunk = nfc(normalize(chunk, spec).translate(REPLACEMENTS))
+    chunk = normalize(normalize(chunk, spec.normalize).translate(REPLACEMENTS), "nfc")
     classes = classes_of(chunk)
     tokens = []
     for match in _TOKEN.finditer(classes):
@@ -254,32 +237,8 @@ def tokens_of(chunk: str, spec: TextSpec) -> list[str]:
             end = min(end, start + 2)
         tokens.append(chunk[start:end])
     if spec.lowercase:
-        tokens = [nfc(token.lower()) for token in tokens]
+        tokens = [normalize(token.lower(), "nfc") for token in tokens]
     return tokens
-
-
-CONTINUATION = "##"
-"""Begins a piece that does not begin a word."""
-MAX_PIECE_CHARACTERS = 64
-"""Most characters of a piece."""
-
-
-def pieces_of(word: str, known_tokens: Container[str]) -> list[str]:
-    """The pieces of a word; those after the first begin with ``CONTINUATION``. A run of unknown letters is one."""
-    if word in known_tokens:
-        return [word]
-    pieces: list[str] = []
-    start, has_id = 0, True
-    while start < len(word):
-        prefix = CONTINUATION if start else ""
-        ends = range(min(len(word), start + MAX_PIECE_CHARACTERS), start, -1)
-        end = next((end for end in ends if prefix + word[start:end] in known_tokens), 0)
-        if end or has_id:
-            pieces.append(prefix + word[start : end or start + 1])
-        else:
-            pieces[-1] += word[start]
-        start, has_id = end or start + 1, end > 0
-    return pieces
 
 
 def num_head_tokens(spec: TextSpec) -> int:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one text → ids function (law 1). Shards, predictions and exports all call :class:`Encoder`.
 
-The steps: HTML → normal form → lower case → words → stop words → lemmas → subwords → vocabulary.
+The steps: HTML → normal form → lower case → words → stop words → lemmas → vocabulary.
 
 Explanations and reports need the position of each token in its text (:func:`spans_of`). The pipeline processes
 thousands of texts at once and keeps no positions. So each word of a text, and each run of signs between two words, is
@@ -71,7 +71,7 @@ class Encoder:
         self.pipeline = pipeline
         self.vocabulary = vocabulary
         self.hash = text_hash(pipeline, vocabulary.hash)
-        self.tokenizer = Tokenizer(pipeline, vocabulary)
+        self.tokenizer = Tokenizer(pipeline)
 
     def __call__(self, texts: Texts) -> Encoded:
         """The ids of ``texts``. Accepts the same forms as :class:`Tokenizer`, and raises the same errors."""
@@ -95,7 +95,7 @@ def spans_of(text: str, tokens: Sequence[str], tokenizer: Tokenizer) -> list[Spa
     """The spans of the ``tokens`` that a model has read of a text, of which unknown ones are ``<unk>``; None for one
     that is not found.
 
-    The tokens of one word (its pieces, NLTK's do and n't) get the span of the word.
+    The tokens of one word (NLTK's do and n't) get the span of the word.
     """
     spec = tokenizer.pipeline.spec
     head = num_head_tokens(spec) if len(tokens) >= spec.max_tokens else len(tokens)

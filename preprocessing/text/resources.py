@@ -9,38 +9,24 @@ downloaded: compute nodes have no internet, and a silent fallback would change r
 from __future__ import annotations
 
 import hashlib
-import importlib
-from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Literal
+from typing import Any
 
-from padless.core.errors import ConfigError, DataError
+from padless.core.errors import DataError
 from padless.core.installed import load_object
 from padless.core.untrusted import one_line, read_bytes
-from preprocessing.text.characters import nfc, normalize
+from preprocessing.text.characters import normalize
 from preprocessing.text.spec import TOKENIZERS, TextPipeline, TextSpec
 
-NLTK_LANGUAGES = {
-    "cs": "czech", "da": "danish", "de": "german", "el": "greek", "en": "english", "es": "spanish", "et": "estonian",
-    "fi": "finnish", "fr": "french", "hu": "hungarian", "it": "italian", "nl": "dutch", "no": "norwegian",
-    "pl": "polish", "pt": "portuguese", "ro": "romanian", "ru": "russian", "sl": "slovene", "sv": "swedish",
-    "tr": "turkish", "ar": "arabic", "id": "indonesian", "kk": "kazakh", "zh": "chinese",
-}  # fmt: skip
 PUNKT_FILES = ["abbrev_types.txt", "collocations.tab", "ortho_context.tab", "sent_starters.txt"]
 MAX_STOP_WORDS_BYTES = 16 << 20
 """Largest file of stop words."""
-NEGATIONS = {
-    "de": "nein nicht nichts nie niemals niemand kein keine keinem keinen keiner keines ohne weder",
-    "en": "no not nor none nobody nothing nowhere neither never without cannot n't hardly barely scarcely "
-    "ain aren couldn didn doesn don hadn hasn haven isn mightn mustn needn shan shouldn wasn weren won wouldn",
-    "es": "no ni nunca jamás nada nadie ningún ninguno ninguna tampoco sin",
-    "fr": "ne n non ni pas jamais rien personne aucun aucune sans point nul nulle",
-    "it": "no non né mai niente nulla nessuno nessuna senza neanche nemmeno neppure",
-    "nl": "nee niet niets nooit niemand geen noch zonder",
-    "pt": "não nem nunca jamais nada ninguém nenhum nenhuma sem",
-}
+NEGATIONS = (
+    "no not nor none nobody nothing nowhere neither never without cannot n't hardly barely scarcely ain aren couldn "
+    "didn doesn don hadn hasn haven isn mightn mustn needn shan shouldn wasn weren won wouldn"
+)
 CONTRACTIONS = ("n't", "dont", "cant", "wont", "isnt", "didnt", "doesnt", "wasnt", "couldnt", "wouldnt")
-"""Endings of English negations."""
+"""Endings of negations."""
 
 
 def resolve_pipeline(spec: TextSpec) -> TextPipeline:
@@ -60,21 +46,15 @@ def resource_versions(spec: TextSpec) -> dict[str, str]:
     versions: dict[str, str] = {} if resources is None else load_object(resources)(spec)
     if spec.lemmatizer == "wordnet":
         versions["wordnet"] = fingerprint(find_folder("corpora/wordnet"), WORDNET_FILES)
-    if spec.lemmatizer == "simplemma":
-        simplemma(spec.language)
-        versions["simplemma"] = str(load_object("simplemma:__version__"))
     return versions
 
 
-def nltk_versions(spec: TextSpec) -> dict[str, str]:
-    """What decides the tokens of NLTK: its version and, for sentences, a hash of the Punkt model of the language."""
+def nltk_versions(_: TextSpec) -> dict[str, str]:
+    """What decides the tokens of NLTK: its version and a hash of the Punkt model of English sentences."""
     import nltk
 
-    versions = {"nltk": str(nltk.__version__)}
-    if spec.tokenizer == "nltk":
-        folder = find_folder(f"tokenizers/punkt_tab/{language_name(spec.language)}")
-        versions["punkt_tab"] = fingerprint(folder, PUNKT_FILES)
-    return versions
+    folder = find_folder("tokenizers/punkt_tab/english")
+    return {"nltk": str(nltk.__version__), "punkt_tab": fingerprint(folder, PUNKT_FILES)}
 
 
 def verify_resources(pipeline: TextPipeline) -> None:
@@ -92,117 +72,59 @@ def verify_resources(pipeline: TextPipeline) -> None:
 def stop_words(spec: TextSpec) -> tuple[str, ...]:
     """The words to remove, sorted: normalized as texts are, with ``'`` for typographic apostrophes.
 
-    Raises :class:`DataError` when the list cannot be read, :class:`ConfigError` when negations are to be kept and those
-    of the language are unknown here.
+    Raises :class:`DataError` when the list cannot be read.
     """
     if spec.stop_words == "none":
         return ()
-    negations: list[str] = []
-    if spec.keep_negations:
-        if spec.language not in NEGATIONS:
-            raise ConfigError(
-                f"text.keep_negations: the negations of language {spec.language!r} are not known here; known are "
-                f"{', '.join(sorted(NEGATIONS))}; set it to false and give a stop-word file without them"
-            )
-        negations = normalize(NEGATIONS[spec.language], spec).split()
-    endings = CONTRACTIONS if negations and spec.language == "en" else ()
-    lines = read_stop_words(spec.stop_words, spec.language)
-    words = {normalize(word.strip().replace("’", "'"), spec) for word in lines}
+    lines = read_stop_words(spec.stop_words)
+    words = {normalize(word.strip().replace("’", "'"), spec.normalize) for word in lines}
     if spec.lowercase:
-        words = {nfc(word.lower()) for word in words}
-    words = {word for word in words if word.lower() not in negations and not word.lower().endswith(endings)}
+        words = {normalize(word.lower(), "nfc") for word in words}
+    if spec.keep_negations:
+        negations = NEGATIONS.split()
+        words = {word for word in words if word.lower() not in negations and not word.lower().endswith(CONTRACTIONS)}
     return tuple(sorted(words - {""}))
 
 
-def read_stop_words(source: str, language: str) -> list[str]:
+def read_stop_words(source: str) -> list[str]:
     """The words of a list as they are written. Raises :class:`DataError`."""
     if source == "nltk":
-        folder = find_folder("corpora/stopwords")
-        return read_file(folder, language_name(language)).decode().split("\n")
-    if source == "stop-words":
-        lists = importlib.import_module("stop_words")
-        try:
-            return list(lists.get_stop_words(language))
-        except lists.StopWordError as error:
-            raise DataError(
-                f"the package stop-words has no list for language {language!r}; give a file instead"
-            ) from error
+        return read_file(find_folder("corpora/stopwords"), "english").decode().split("\n")
     try:
         return read_bytes(source, MAX_STOP_WORDS_BYTES).decode("utf-8-sig").split("\n")
     except (OSError, ValueError) as error:  # the file name may be invalid
         raise DataError(
-            f"text.stop_words: {source} cannot be read as UTF-8 ({one_line(error)}); name a file, or none, nltk or "
-            "stop-words"
+            f"text.stop_words: {source} cannot be read as UTF-8 ({one_line(error)}); name a file, or none or nltk"
         ) from error
 
 
-def lemmatizer(spec: TextSpec) -> Callable[[str], str] | None:
-    """A function from one token to its lemma; None for none. Raises as :func:`resolve_pipeline`."""
-    if spec.lemmatizer == "wordnet":
-        return WordNet(spec.wordnet_pos)
-    return simplemma(spec.language) if spec.lemmatizer == "simplemma" else None
-
-
-def simplemma(language: str) -> Callable[[str], str]:
-    """simplemma's lemma in one language; raises :class:`ConfigError` for a language it does not have."""
-    lemmatizer = load_object("simplemma:Lemmatizer")()
-    try:
-        lemmatizer.lemmatize("word", lang=language)
-    except ValueError as error:
-        raise ConfigError(f"simplemma has no language {language!r}; see its list of language codes") from error
-    return lambda token: lemmatizer.lemmatize(token, lang=language)
-
-
-PARTS_OF_SPEECH = {"noun": "n", "verb": "v", "adj": "a", "adv": "r"}
-"""Name in WordNet's files -> NLTK's."""
-WORDNET_FILES = [f"index.{part}" for part in PARTS_OF_SPEECH]
-WORDNET_FILES += [f"{part}.exc" for part in PARTS_OF_SPEECH]
+WORDNET_FILES = ["index.noun", "noun.exc"]
 
 
 class WordNet:
-    """The rules of ``nltk.stem.WordNetLemmatizer`` over NLTK's ``corpora/wordnet``.
+    """The lemmas of ``nltk.stem.WordNetLemmatizer`` over NLTK's ``corpora/wordnet``; every token is a noun.
 
     They are Morphy's: exception lists, then suffix rules, then the shortest form that WordNet lists. The files are read
     without NLTK's reader, which takes five seconds and 130 MB in each process, and has no lock.
     """
 
-    def __init__(self, pos: Literal["noun", "first"]) -> None:
-        """Read the files; raises :class:`DataError` when the data is not installed.
+    def __init__(self) -> None:
+        """Read the files; raises :class:`DataError` when the data is not installed."""
+        from nltk.corpus.reader.wordnet import NOUN, WordNetCorpusReader
 
-        ``pos``: "noun" treats every token as a noun, "first" takes the first of noun, verb, adjective and adverb whose
-        lemma differs from the token.
-        """
-        from nltk.corpus.reader.wordnet import WordNetCorpusReader
-
-        folder = find_folder("corpora/wordnet")
-        self._parts: list[tuple[set[str], dict[str, list[str]], list[tuple[str, str]]]] = []
-        """Of each part of speech: its lemmas, exceptions as form -> lemmas, and suffixes with their replacements."""
-        for part in ["noun"] if pos == "noun" else PARTS_OF_SPEECH:
-            lines = read_file(folder, f"index.{part}").decode().split("\n")
-            lemmas = {line.partition(" ")[0] for line in lines if line and line[0] != " "}
-            rows = (line.split() for line in read_file(folder, f"{part}.exc").decode().split("\n"))
-            exceptions = {row[0]: row[1:] for row in rows if row}
-            suffixes = WordNetCorpusReader.MORPHOLOGICAL_SUBSTITUTIONS[PARTS_OF_SPEECH[part]]
-            self._parts.append((lemmas, exceptions, suffixes))
+        index, exceptions = (read_file(find_folder("corpora/wordnet"), name).decode() for name in WORDNET_FILES)
+        self._lemmas = {line.partition(" ")[0] for line in index.split("\n") if line and line[0] != " "}
+        rows = (line.split() for line in exceptions.split("\n"))
+        self._lemmas_by_exception = {row[0]: row[1:] for row in rows if row}
+        self._suffixes: list[tuple[str, str]] = WordNetCorpusReader.MORPHOLOGICAL_SUBSTITUTIONS[NOUN]
 
     def __call__(self, token: str) -> str:
         """The lemma of ``token``, or ``token`` itself when WordNet does not list it."""
-        for lemmas, exceptions, suffixes in self._parts:
-            forms = exceptions.get(token)
-            if forms is None:
-                forms = [token[: -len(suffix)] + ending for suffix, ending in suffixes if token.endswith(suffix)]
-            lemma = min((form for form in (token, *forms) if form in lemmas), key=len, default=token)
-            if lemma != token:
-                return lemma
-        return token
-
-
-def language_name(language: str) -> str:
-    """NLTK's name of a language code; raises :class:`ConfigError` for one without a name."""
-    if language not in NLTK_LANGUAGES:
-        languages = ", ".join(sorted(NLTK_LANGUAGES))
-        raise ConfigError(f"text.language: NLTK's name for {language!r} is not known here; known are {languages}")
-    return NLTK_LANGUAGES[language]
+        forms = self._lemmas_by_exception.get(token)
+        if forms is None:
+            suffixes = [(suffix, ending) for suffix, ending in self._suffixes if token.endswith(suffix)]
+            forms = [token.removesuffix(suffix) + ending for suffix, ending in suffixes]
+        return min((form for form in (token, *forms) if form in self._lemmas), key=len, default=token)
 
 
 def find_folder(resource: str) -> Any:

@@ -22,7 +22,6 @@ from padless.core.installed import load_object
 from preprocessing.text import resources
 from preprocessing.text.characters import clean_text, encode
 from preprocessing.text.spec import TOKENIZERS, TextPipeline, TextSpec
-from preprocessing.text.vocabulary import Vocabulary
 
 Texts: TypeAlias = "pa.Array | pa.ChunkedArray | Sequence[str]"
 """Texts that can be tokenized: an Arrow string or large_string array without nulls, chunked or not, or a sequence of
@@ -34,8 +33,7 @@ class Tokens:
     """Tokenized texts: text i holds the tokens ``types[codes[offsets[i]:offsets[i + 1]]]``."""
 
     types: pa.Array
-    """large_string ``[types]``: the distinct tokens, in the order of their first occurrence, after stop words, lemmas
-    and subwords."""
+    """large_string ``[types]``: the distinct tokens, by their first occurrence, after stop words and lemmas."""
     codes: np.ndarray
     """int32 ``[tokens]``: each token as a row of ``types``."""
     offsets: np.ndarray
@@ -50,8 +48,7 @@ class Tokens:
 class Rules(Protocol):
     """How texts become surfaces, and surfaces words. ``words`` is called once per distinct surface.
 
-    Rules also handle HTML, normal forms and lower case. Stop words, lemmas, subwords and the vocabulary come
-    afterwards.
+    Rules also handle HTML, normal forms and lower case. Stop words, lemmas and the vocabulary come afterwards.
     """
 
     def split(self, texts: pa.Array) -> tuple[pa.Array, np.ndarray]:
@@ -85,11 +82,10 @@ class PerText:
 
 
 def nltk_rules(spec: TextSpec) -> PerText:
-    """The words of :func:`nltk.tokenize.word_tokenize`; ``nltk_line`` does not cut a text into sentences."""
+    """The words of :func:`nltk.tokenize.word_tokenize`."""
     from nltk.tokenize import word_tokenize
 
-    language, is_line = resources.language_name(spec.language), spec.tokenizer == "nltk_line"
-    return PerText(spec, lambda text: word_tokenize(text, language, is_line))
+    return PerText(spec, word_tokenize)
 
 
 PIECE_TEXTS, PIECE_BYTES = 2048, 1 << 19
@@ -105,7 +101,7 @@ _NO_CODES = np.zeros(0, np.int32)
 
 
 class Tokenizer:
-    """``Tokenizer(pipeline)(texts)`` → :class:`Tokens`: words; given a ``vocabulary`` of subwords, pieces of words.
+    """``Tokenizer(pipeline)(texts)`` → :class:`Tokens`.
 
     ``texts``: a string or large_string Arrow array, chunked or not, or a sequence of str. One text, a batch and any
     split of a batch give the same tokens. Caches the tokens of each distinct surface, up to a limit; pickling drops the
@@ -113,17 +109,16 @@ class Tokenizer:
     was resolved with, and for a text over 1 GiB.
     """
 
-    def __init__(self, pipeline: TextPipeline, vocabulary: Vocabulary | None = None) -> None:
+    def __init__(self, pipeline: TextPipeline) -> None:
         resources.verify_resources(pipeline)
-        self.pipeline, self._vocabulary = pipeline, vocabulary
-        self._pieces = None if vocabulary is None or pipeline.spec.subwords == "none" else vocabulary.pieces
+        self.pipeline = pipeline
         self._stop_words = frozenset(pipeline.stop_words)
-        self._lemma = resources.lemmatizer(pipeline.spec)
+        self._lemma = resources.WordNet() if pipeline.spec.lemmatizer == "wordnet" else None
         self._rules: Rules = load_object(TOKENIZERS[pipeline.spec.tokenizer].rules)(pipeline.spec)
         self._clear_cache()
 
-    def __reduce__(self) -> tuple[type[Tokenizer], tuple[TextPipeline, Vocabulary | None]]:
-        return Tokenizer, (self.pipeline, self._vocabulary)
+    def __reduce__(self) -> tuple[type[Tokenizer], tuple[TextPipeline]]:
+        return Tokenizer, (self.pipeline,)
 
     def _clear_cache(self) -> None:
         self._code_by_surface: dict[bytes, int] = {}  # code of a token, or -1 - row for several tokens or none
@@ -163,17 +158,16 @@ class Tokenizer:
         return np.array(codes, np.int32)
 
     def _encode_words(self, words: list[str]) -> int:
-        """The expensive part, once per distinct surface: stop words, lemmas and subwords."""
+        """The expensive part, once per distinct surface: stop words and lemmas."""
         codes = []
         for word in words:
             if word in self._stop_words:
                 continue
-            lemma = self._lemma(word) if self._lemma else word
-            for token in self._pieces(lemma) if self._pieces else (lemma,):
-                if token not in self._code_by_token:
-                    self._code_by_token[token] = len(self._tokens)
-                    self._tokens.append(token)
-                codes.append(self._code_by_token[token])
+            token = self._lemma(word) if self._lemma else word
+            if token not in self._code_by_token:
+                self._code_by_token[token] = len(self._tokens)
+                self._tokens.append(token)
+            codes.append(self._code_by_token[token])
         if len(codes) == 1:
             return codes[0]
         if not codes:

@@ -1,19 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The vocabulary: count, merge, freeze, hash. ``<pad>`` is 0, ``<unk>`` is 1, then tokens by falling count.
-
-Tokens are words, or pieces of words (``text.subwords``). Then the vocabulary alone decides how a word is cut: a word
-with an id is one token, else the longest piece with an id comes first (WordPiece; Schuster and Nakajima 2012). So
-pieces need neither a file nor a package when texts are read, and the hash of the vocabulary covers them.
-"""
+"""The vocabulary: count, merge, freeze, hash. ``<pad>`` is 0, ``<unk>`` is 1, then tokens by falling count."""
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import chain, repeat
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -24,20 +17,13 @@ from msgspec import Meta
 
 from padless.core.arrays import map_file, record_batches, write_batch
 from padless.core.errors import ConfigError, DataError
-from padless.core.installed import require_package
 from padless.core.schema import MAX_COUNT, AtLeast1, Name
 from padless.core.untrusted import one_line
-from preprocessing.text.characters import CONTINUATION, MAX_PIECE_CHARACTERS, pieces_of
 
 PAD, UNK = 0, 1
 TINY_CORPUS, HUGE_CORPUS = 10_000, 50_000_000
 """Numbers of training tokens at which ``min_count: auto`` changes."""
 RESERVED = ("<pad>", "<unk>")
-MAX_WORD_CHARACTERS = 128
-"""Most characters of a word that pieces are learned from."""
-MAX_WORD_COUNT = 1000
-"""A word that occurs more often counts as often as this when pieces are learned: it becomes one piece anyway."""
-_WORD_START = "\u2581"
 _SCHEMA = pa.schema([("token", pa.large_string()), ("count", pa.int64())])
 _HASH_KEY = b"padless.vocabulary.sha256"
 
@@ -110,43 +96,6 @@ def freeze(counts: TokenCounts, min_count: int = 1, max_size: int = 65536) -> Vo
     return Vocabulary(tokens.combine_chunks(), np.concatenate([[0, num_unknown], frequencies]))
 
 
-def freeze_pieces(counts: TokenCounts, min_count: int, max_size: int) -> Vocabulary:
-    """As ``freeze``, but pieces of the counted words get ids: byte-pair encoding, by the package ``tokenizers``.
-
-    A piece that is not left anywhere once words are cut would never be trained. So each occurs ``min_count`` times and
-    at least twice, in words that are cut as :meth:`Vocabulary.pieces` does. Raises ``ConfigError`` without the package.
-    """
-    require_package("tokenizers", "text.subwords", "subwords")
-    import tokenizers
-
-    min_count = max(2, min_count)
-    pairs = zip(counts.types.to_pylist(), np.minimum(counts.counts, MAX_WORD_COUNT).tolist(), strict=True)
-    word_counts = sorted(pair for pair in pairs if len(pair[0]) <= MAX_WORD_CHARACTERS)
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=max_size, min_frequency=min_count, max_token_length=MAX_PIECE_CHARACTERS, show_progress=False
-    )
-    model = tokenizers.Tokenizer(tokenizers.models.BPE())
-    words = chain.from_iterable(repeat(_WORD_START + word, count) for word, count in word_counts)
-    model.train_from_iterator(words, trainer)
-    pieces = [CONTINUATION + entry for entry in sorted(model.get_vocab())]
-    pieces = [entry.removeprefix(CONTINUATION + _WORD_START) for entry in pieces]
-    tokens = pa.array([*RESERVED, *filter(None, pieces)], pa.large_string())
-    vocabulary, previous_size = Vocabulary(tokens, np.zeros(len(tokens), np.int64)), 0
-    while len(vocabulary) != previous_size:
-        previous_size = len(vocabulary)
-        vocabulary = freeze(count_pieces(counts, vocabulary), min_count, max_size)
-    return vocabulary
-
-
-def count_pieces(counts: TokenCounts, vocabulary: Vocabulary) -> TokenCounts:
-    """The counts of the pieces of words with these ``counts``."""
-    pieces = Counter[str]()
-    for word, count in zip(counts.types.to_pylist(), counts.counts.tolist(), strict=True):
-        for word_piece in vocabulary.pieces(word):
-            pieces[word_piece] += count
-    return TokenCounts(pa.array(pieces, pa.large_string()), np.array(list(pieces.values()), np.int64))
-
-
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
     """``tokens``: large_string [size], the row is the id; ``counts``: int64 [size], occurrences when it was frozen."""
@@ -170,10 +119,6 @@ class Vocabulary:
     def lookup(self, types: pa.Array) -> np.ndarray:
         """The ids of ``types`` (string or large_string): int32, :data:`UNK` for what is not in the vocabulary."""
         return np.array([self._rows.get(token, UNK) for token in types.to_pylist()], np.int32)
-
-    def pieces(self, word: str) -> list[str]:
-        """The pieces of a word; those after the first begin with ``CONTINUATION``. A run of unknown letters is one."""
-        return pieces_of(word, self._rows)
 
     @cached_property
     def _rows(self) -> dict[str, int]:

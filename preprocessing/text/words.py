@@ -25,8 +25,7 @@ from preprocessing.text.characters import (
     clean,
     decode,
     encode,
-    nfc,
-    nfkc,
+    normalize,
     tokens_of,
 )
 
@@ -167,14 +166,15 @@ def _normalize_texts(data: np.ndarray, starts: np.ndarray, table: bytes) -> tupl
     contents = {}
     for text in _texts_at(begins[_look_up(_NEEDS_NFKC, points, _needs_nfkc) == 1], starts):
         content = decode(data[starts[text] : starts[text + 1] - 1].tobytes())
-        contents[text] = encode(nfkc(content)).translate(table)
+        contents[text] = encode(normalize(content, "nfkc")).translate(table)
     return _replace_texts(data, starts, contents)
 
 
 def _needs_nfkc(point: int) -> bool:
     sign = chr(point)
-    normal = nfkc(sign)
-    return normal != nfc(sign) and point not in REPLACEMENTS and not _CUT_ALIKE.fullmatch(classes_of(sign + normal))
+    normal = normalize(sign, "nfkc")
+    is_changed = normal != normalize(sign, "nfc") and point not in REPLACEMENTS
+    return is_changed and not _CUT_ALIKE.fullmatch(classes_of(sign + normal))
 
 
 def _replace_texts(data: np.ndarray, starts: np.ndarray, contents: dict[int, bytes]) -> tuple[np.ndarray, np.ndarray]:

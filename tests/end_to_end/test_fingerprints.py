@@ -175,15 +175,10 @@ SETTINGS = {
     "text.html": "false",
     "text.lowercase": "false",
     "text.normalize": "nfc",
-    "text.strip_accents": "true",
-    "text.subwords": "bpe",
-    "text.tokenizer": "nltk nltk_line",
-    "text.stop_words": "stop-words nltk words.txt",
-    "text.stop_words stop-words --text.keep_negations": "false",
-    "text.stop_words stop-words --text.language": "de",
-    "text.lemmatizer": "simplemma wordnet",
-    "text.lemmatizer wordnet --text.wordnet_pos": "first",
-    "text.language": "de",
+    "text.tokenizer": "nltk",
+    "text.stop_words": "nltk words.txt",
+    "text.stop_words nltk --text.keep_negations": "false",
+    "text.lemmatizer": "wordnet",
     "text.max_tokens 12 --text.truncate": "head both",
     "vocabulary.min_count": "auto 3",
     "vocabulary.max_size": "20",
@@ -196,6 +191,8 @@ FILES |= {
     for value in values.split()
 }
 FILES["vocabulary.base"] = FILES["csv"][0], "in.csv --vocabulary.base base --vocabulary.min_count auto"
+REMOVED_KEYS = {"language": "en", "wordnet_pos": "noun"}
+"""Keys that specifications once had: they stay in the hash, so that fingerprints from then still hold."""
 NEEDS_NLTK = ("tokenizer nltk", "stop_words nltk", "wordnet")
 
 
@@ -235,7 +232,7 @@ def fingerprint_of(root: Path) -> str:
     """
     manifest = read_json(root / "dataset.json")
     vocabulary = arrow(root / "vocabulary.arrow")
-    text = {"spec": manifest["text"]["spec"], "stop_words": manifest["text"]["stop_words"]}
+    text = {"spec": REMOVED_KEYS | manifest["text"]["spec"], "stop_words": manifest["text"]["stop_words"]}
     digest = hashlib.sha256(json.dumps([manifest["labels"], vocabulary, text], sort_keys=True, default=repr).encode())
     counts = []
     for name, parts in sorted(manifest["splits"].items()):

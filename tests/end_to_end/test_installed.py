@@ -25,7 +25,7 @@ THREE_LINES = """
 import json, sys
 import padless
 frame = padless.load("runs/mine").predict_frame(["a superb film"])
-needless = {"nltk", "simplemma", "stop_words", "matplotlib", "sklearn"} & set(sys.modules)
+needless = {"nltk", "matplotlib", "sklearn"} & set(sys.modules)
 print(json.dumps([padless.__file__, padless.__version__, frame["probability_1"].item(), sorted(needless)]))
 """
 

@@ -23,20 +23,20 @@ from preprocessing.text.encoder import Encoded, Encoder
 from preprocessing.text.resources import resolve_pipeline
 from preprocessing.text.spec import TextPipeline, TextSpec
 from preprocessing.text.tokenizer import Tokenizer
-from preprocessing.text.vocabulary import Vocabulary, freeze, freeze_pieces
+from preprocessing.text.vocabulary import Vocabulary, freeze
 from tests.helpers.datasets import count
 from tests.helpers.report_runs import TEXTS, export, make_run
 from tests.reference.hostile import TEXT
 
-SPEC = TextSpec(stop_words="stop-words", lemmatizer="simplemma", max_tokens=5, truncate="both")
+SPEC = TextSpec(max_tokens=5, truncate="both")
+STOP_WORDS = ("a", "of", "the")
 CORPUS = ["A great<br />film, not a bad one &amp; the best of films", "Don’t watch the naïve movie", "", "the"]
 
 
-@pytest.fixture(scope="module", params=["none", "bpe"])
-def encoder(request: pytest.FixtureRequest) -> Encoder:
-    pipeline = resolve_pipeline(dataclasses.replace(SPEC, subwords=request.param))
-    counts = count(Tokenizer(pipeline)(CORPUS))
-    return Encoder(pipeline, freeze(counts) if request.param == "none" else freeze_pieces(counts, 1, 30))
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    pipeline = TextPipeline(SPEC, STOP_WORDS, {})
+    return Encoder(pipeline, freeze(count(Tokenizer(pipeline)(CORPUS))))
 
 
 def rows(encoded: Encoded) -> list[list[int]]:
@@ -72,22 +72,18 @@ def test_truncation_keeps_the_end_it_names_and_empty_texts_are_one_unk(truncate:
 CHANGED_VALUES: dict[str, object] = {
     "html": False,
     "lowercase": False,
-    "tokenizer": "nltk_line",
-    "stop_words": "none",
+    "tokenizer": "nltk",
+    "stop_words": "nltk",
     "keep_negations": False,
-    "lemmatizer": "none",
-    "wordnet_pos": "first",
-    "language": "de",
+    "lemmatizer": "wordnet",
     "max_tokens": 6,
     "truncate": "tail",
     "normalize": "nfc",
-    "strip_accents": True,
-    "subwords": "bpe",
 }
 
 
 def test_the_hash_changes_with_every_field_of_the_spec() -> None:
-    base = TextPipeline(SPEC, ("the",), {"simplemma": "1"})
+    base = TextPipeline(SPEC, STOP_WORDS, {"nltk": "1"})
     assert set(CHANGED_VALUES) == {field.name for field in dataclasses.fields(TextSpec)}
     specs = [dataclasses.replace(SPEC, **{key: value}) for key, value in CHANGED_VALUES.items()]
     changed = [dataclasses.replace(base, spec=spec) for spec in specs]
@@ -98,7 +94,7 @@ def test_the_hash_changes_with_stop_words_resources_and_vocabulary(encoder: Enco
     base = encoder.pipeline
     changed_pipelines = [
         dataclasses.replace(base, stop_words=base.stop_words[1:]),
-        dataclasses.replace(base, resources={"simplemma": "0"}),
+        dataclasses.replace(base, resources={"nltk": "0"}),
     ]
     assert len({base.hash, *(pipeline.hash for pipeline in changed_pipelines)}) == 3
     smaller = Vocabulary(encoder.vocabulary.tokens[:-1], encoder.vocabulary.counts[:-1])
@@ -109,9 +105,9 @@ def test_the_hash_changes_with_stop_words_resources_and_vocabulary(encoder: Enco
 
 def test_another_version_of_a_resource_stops_before_any_id_is_made(encoder: Encoder) -> None:
     assert TextPipeline.from_json(encoder.pipeline.to_json()) == encoder.pipeline
-    pipeline = dataclasses.replace(encoder.pipeline, resources={"simplemma": "0.0.1"})
+    pipeline = dataclasses.replace(encoder.pipeline, resources={"nltk": "0.0.1"})
     for make in (Tokenizer, lambda pipeline: Encoder(pipeline, encoder.vocabulary)):
-        with pytest.raises(DataError, match=r"simplemma 0\.0\.1"):
+        with pytest.raises(DataError, match=r"nltk 0\.0\.1"):
             make(pipeline)
 
 

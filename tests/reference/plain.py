@@ -6,7 +6,7 @@ from __future__ import annotations
 import html
 import re
 import unicodedata
-from collections.abc import Collection
+from typing import Literal
 
 LETTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 SPACE = set(" \t\n\f\r")
@@ -153,40 +153,15 @@ def token_end(text: str, at: int) -> int:
     return end
 
 
-def normal(text: str, form: str, strip_accents: bool) -> str:
-    if strip_accents:
-        decomposed = unicodedata.normalize(form.replace("C", "D"), text)  # type: ignore[arg-type]
-        text = "".join(char for char in decomposed if not "\u0300" <= char <= "\u036f")
-    return unicodedata.normalize(form, text)  # type: ignore[arg-type]
-
-
-def pieces(word: str, vocabulary: Collection[str]) -> list[str]:
-    """The word if it is known, else always the longest known piece next; letters that begin none are one piece."""
-    split = []
-    tail = word
-    while tail and word not in vocabulary:
-        prefix = "##" if len(tail) < len(word) else ""
-        sizes = [size for size in range(1, len(tail) + 1) if prefix + tail[:size] in vocabulary]
-        size = max(sizes, default=1)
-        if not sizes and split and not split[-1][1]:
-            split[-1] = split[-1][0] + tail[0], False
-        else:
-            split.append((prefix + tail[:size], bool(sizes)))
-        tail = tail[size:]
-    return [part for part, _ in split] or [word]
-
-
 def tokens(
     text: str,
     *,
     strip_html: bool = True,
     lowercase: bool = True,
-    form: str = "NFKC",
-    strip_accents: bool = False,
+    form: Literal["NFC", "NFKC"] = "NFKC",
 ) -> list[str]:
     """The whole of the notebook's pipeline for one text."""
     text = re.sub("[\ud800-\udfff]", "\ufffd", text)
     if strip_html:
         text = clean(text)
-    text = normal(text, form, strip_accents)
-    return words(text, lowercase)
+    return words(unicodedata.normalize(form, text), lowercase)

@@ -111,7 +111,7 @@ def test_a_value_passes_the_files_of_its_way_and_no_others(way: str, max_files: 
     assert files_with_value <= {ROOT / path for path, _ in places}
 
 
-DISTRIBUTION_BY_IMPORT = {"sklearn": "scikit-learn", "yaml": "pyyaml", "stop_words": "stop-words"}
+DISTRIBUTION_BY_IMPORT = {"sklearn": "scikit-learn", "yaml": "pyyaml"}
 
 
 def names_of(lines: Iterable[str]) -> set[str]:

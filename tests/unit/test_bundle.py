@@ -235,11 +235,11 @@ def test_every_form_of_an_export_predicts_what_the_run_does(run: Path, folder: P
 
 def test_a_pipeline_that_needs_other_packages_has_no_script(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bundle = Mock()
-    bundle.encoder.pipeline.spec = TextSpec(lemmatizer="simplemma")
+    bundle.encoder.pipeline.spec = TextSpec(lemmatizer="wordnet")
     assert not write_script(tmp_path, bundle, Screen())
     assert not [*tmp_path.iterdir()]
     printed = " ".join(capsys.readouterr().out.split())
-    assert "predict.py not written: text.tokenizer unicode with text.lemmatizer simplemma needs other" in printed
+    assert "predict.py not written: text.tokenizer unicode with text.lemmatizer wordnet needs other" in printed
 
 
 def test_the_example_of_the_page_feeds_the_graph(
