@@ -68,12 +68,8 @@ film Ταινία фильм ֆիլմ ფილმი סֶרֶט فِيلْم ܣ
 )
 
 
-@given(
-    st.lists(st.lists(st.sampled_from(SCRIPTS), min_size=1, max_size=6), min_size=1, max_size=40),
-    st.sampled_from(["", " ", ", ", "!"]),
-)
-def test_mixed_rows_of_forty_scripts_equal_the_reference(rows: list[list[str]], separator: str) -> None:
-    texts = [separator.join(words) for words in [*rows, SCRIPTS]]
+def test_rows_of_forty_scripts_equal_the_reference() -> None:
+    texts = [*SCRIPTS, *(separator.join(SCRIPTS) for separator in ("", " ", ", ", "!"))]
     expected = [plain.tokens(text) for text in texts]
     assert WORDS(texts).to_lists() == expected
     assert [WORDS([text]).to_lists()[0] for text in texts] == expected
