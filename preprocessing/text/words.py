@@ -227,5 +227,10 @@ class UnicodeRules:
 
     def words(self, surfaces: list[bytes]) -> list[list[str]]:
         """A chunk of ASCII letters and digits is a token unchanged."""
-        spec = self.spec
-        return [[chunk.decode()] if chunk.isalnum() else tokens_of(decode(chunk), spec) for chunk in surfaces]
+        word_lists = list[list[str]]()
+        for chunk in surfaces:
+            if chunk.isalnum():
+                word_lists.append([chunk.decode()])
+            else:
+                word_lists.append(tokens_of(decode(chunk), self.spec))
+        return word_lists
