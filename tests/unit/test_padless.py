@@ -161,6 +161,7 @@ def test_several_processes_train_by_the_command(tmp_path: Path, capsys: pytest.C
         padless.train(tmp_path / "run-data", tmp_path / "run", **{**keys, "num_processes": 0})
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("data", "keys", "named"),
     [
