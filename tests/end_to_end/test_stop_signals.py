@@ -17,16 +17,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.helpers.commands import listens, run_module, start_python, status_of, succeed, unwrapped, wait_until
-from tests.helpers.corpora import contents, reviews, write_csv
+from tests.helpers.commands import listens, start_python, status_of, unwrapped, wait_until
 from tests.helpers.datasets import shared_dataset
 from tests.helpers.runs import launch
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(600)]
-PARTS_KEPT = "what is finished is kept in"
-NOTHING = "no partial output is left; run the same command again"
-
-
 data = shared_dataset({"train": 400, "validation": 40, "test": 40})
 
 
@@ -42,28 +37,6 @@ def end(process: subprocess.Popen[str]) -> tuple[int, str]:
     _, stderr = process.communicate(timeout=60)
     assert "Traceback" not in stderr
     return process.returncode, unwrapped(stderr).splitlines()[-1] if stderr else ""
-
-
-@pytest.mark.parametrize("instants", [8, pytest.param(30, marks=pytest.mark.night)])
-def test_preprocessing_told_to_stop_again_and_again_goes_on_to_the_same_bytes(tmp_path: Path, instants: int) -> None:
-    """Each start continues the previous one; every second signal goes to the whole process group, as SLURM sends it."""
-    corpus = write_csv(tmp_path / "corpus.csv", reviews(6000, words=60))
-    began, out, num_with_parts = time.monotonic(), tmp_path / "out", 0
-    words = ["padless", "prepare", corpus, "--executor.workers", "2", "--source.part_mb", "0.1", "--output"]
-    succeed(run_module(*map(str, words), tmp_path / "whole"))
-    apart_s = max(0.05, (time.monotonic() - began) / instants)
-    for number in range(instants):
-        process = start(*words, out)
-        time.sleep(number * apart_s)
-        (os.killpg if number % 2 else os.kill)(process.pid, signal.SIGTERM)
-        code, last = end(process)
-        if code != 0:  # it was done before
-            assert (code, last.startswith("error: stopped by SIGTERM: ")) == (143, True), last
-            assert last.endswith((NOTHING, f"{PARTS_KEPT} {out / '.work'}; the same command goes on"))
-            num_with_parts += PARTS_KEPT in last
-    succeed(run_module(*map(str, words), out))
-    assert num_with_parts
-    assert contents(out) == contents(tmp_path / "whole")
 
 
 @pytest.mark.parametrize(

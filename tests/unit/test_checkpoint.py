@@ -7,9 +7,7 @@ its own order.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -20,15 +18,14 @@ import torch
 from safetensors.torch import load_file
 
 from harness.config import CheckpointConfig, OptimConfig, RunConfig
-from harness.rundir import checkpoint, layout, results
+from harness.rundir import checkpoint, layout
 from harness.rundir.json_files import read_lines
 from harness.rundir.metrics_log import MetricsLog, read_log
-from harness.rundir.records import dataset_of, read_run_config, read_status, write_config, write_environment
+from harness.rundir.records import dataset_of, read_status, write_config, write_environment
 from harness.training.preflight import check_run
 from harness.training.rules import resolve_config
 from harness.training.run import Selection
 from harness.training.writer import Checkpointer
-from padless.core.atomic import temporary_suffix
 from padless.core.errors import ConfigError, DataError
 from tests.helpers import checkpoints
 from tests.helpers.commands import read_json
@@ -65,23 +62,6 @@ def test_a_checkpoint_of_another_version_is_no_damage(tmp_path: Path) -> None:
     (path / checkpoint.MANIFEST).write_text(json.dumps({**manifest, "format_version": 9}))
     with pytest.raises(DataError, match="a checkpoint of format version 9, this padless reads"):
         checkpoint.newest(tmp_path, lambda error: None)
-
-
-@pytest.mark.processes
-def test_what_a_killed_process_left_is_swept_away(tmp_path: Path) -> None:
-    """What others are writing, or is not padless's, stays."""
-    write(tmp_path, 5)
-    ended_process = subprocess.run(["sh", "-c", "echo $$"], capture_output=True, text=True, check=True)
-    host = os.uname().nodename
-    ended_suffix, live_suffix = temporary_suffix(host, int(ended_process.stdout)), temporary_suffix(host, os.getpid())
-    kept_suffixes = (live_suffix, temporary_suffix("elsewhere", 1), ended_suffix.replace("padless-", ""))
-    kept_names = sorted(f"a.json{suffix}" for suffix in kept_suffixes)
-    for name in (f"a.json{ended_suffix}", *kept_names):
-        (tmp_path / name).write_bytes(b"half")
-    (tmp_path / "checkpoints" / f"step-00000006{temporary_suffix('host', 1)}").mkdir()
-    checkpoint.sweep_run(tmp_path)
-    assert [item.name for item in (tmp_path / "checkpoints").iterdir()] == ["step-00000005"]
-    assert sorted(item.name for item in tmp_path.glob("a.json*")) == kept_names
 
 
 @pytest.mark.parametrize(("every_s", "first_s"), [(300.0, 60), (20.0, 20)])
@@ -199,18 +179,6 @@ def test_what_was_auto_stays_what_the_run_began_with(root: Path) -> None:
     assert resolve_config(replace(recipe, allow=["optim.lr"])).config.epochs == 40
 
 
-def test_a_run_directory_is_claimed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layout, "MAX_CLAIM_S", 0.3)
-    config = RunConfig(run=str(tmp_path / "run"))
-    run = tmp_path / "run"
-    (run / layout.TEACHERS).mkdir(parents=True)  # of a dataset that cannot be written
-    with layout.claim_run(run), pytest.raises(ConfigError, match="another process trains in"):
-        layout.claim_run(run)
-    layout.claim_run(run).close()
-    write_config(config)
-    assert read_run_config(tmp_path / "run")["optim"]["warmup"] == 0.05
-
-
 def test_a_last_line_that_was_cut_short_never_counts_and_any_other_damage_is_named(tmp_path: Path) -> None:
     path = tmp_path / layout.METRICS
     assert read_lines(path) == []
@@ -227,18 +195,6 @@ def test_a_damaged_status_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / layout.STATUS).write_bytes(content)
     with pytest.raises(DataError, match=r"status\.json.*; restore it, or write"):
         read_status(tmp_path)
-
-
-def test_metrics_are_cut_to_what_the_checkpoint_knows(tmp_path: Path) -> None:
-    log = MetricsLog(tmp_path)
-    for step in range(1, 6):
-        log.write("train", {"step": step, "loss": 0.5})
-    log_state = log.state()
-    log.write("train", {"step": 6, "loss": 0.5})
-    reopened = MetricsLog(tmp_path, log_state)
-    reopened.write("train", {"step": 6, "loss": 0.25})
-    assert [(line["step"], line["loss"]) for line in read_log(tmp_path)][4:] == [(5, 0.5), (6, 0.25)]
-    MetricsLog(tmp_path, reopened.state())
 
 
 def test_a_log_that_is_not_that_of_the_checkpoint_is_refused_and_kept(
@@ -260,13 +216,3 @@ def test_a_log_that_is_not_that_of_the_checkpoint_is_refused_and_kept(
     MetricsLog(tmp_path, state).write("train", {"step": 2, "loss": 0.25})
     assert [line["step"] for line in read_log(tmp_path)] == [2]
     assert capsys.readouterr().err == f"warning: {path}: gone; it goes on without the lines up to the checkpoint\n"
-
-
-def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
-    assert results.read_figures(tmp_path, "test") is None
-    results.write_figures(tmp_path, "test", {"accuracy": 0.5})
-    assert results.read_figures(tmp_path, "test") == {"accuracy": 0.5}
-    path = tmp_path / "test.json"
-    path.write_text(path.read_text().replace("0.5", "0.9"))
-    with pytest.raises(DataError, match=r"test\.json: its content does not match its sha256"):
-        results.read_figures(tmp_path, "test")

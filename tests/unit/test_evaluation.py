@@ -184,15 +184,6 @@ def test_a_dataset_that_was_rebuilt_under_its_name_is_refused_unless_it_is_named
     assert command(*arguments, "--data", data) == 0
 
 
-def test_columns_of_other_names_are_found(run: Path, evaluate: Callable[..., str], tmp_path: Path) -> None:
-    header, _, rows = (run.parent / "labelled.csv").read_text().partition("\n")
-    for name, names in (("same", header), ("other", "review,sentiment")):
-        (tmp_path / f"{name}.csv").write_text(f"{names}\n{rows}")
-        evaluate("--input", tmp_path / f"{name}.csv", "--output", tmp_path)
-    same, other = (read_json(tmp_path / f"{name}.csv.json") for name in ("same", "other"))
-    assert (other["rows"], other["confusion"]) == (60, same["confusion"])
-
-
 def test_labels_that_the_run_does_not_know_may_be_left_out(
     run: Path, evaluate: Callable[..., str], tmp_path: Path
 ) -> None:

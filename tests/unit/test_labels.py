@@ -34,7 +34,7 @@ from preprocessing.config import PreprocessConfig, SplitConfig
 from preprocessing.dataset.inspect import Dataset
 from preprocessing.labels import common_type, find_separator, name_label_value, type_of
 from preprocessing.pipeline.assign import Assigner, read_rules
-from preprocessing.pipeline.packing import Units, assign_folds, assign_splits, target_rows
+from preprocessing.pipeline.packing import Units, assign_splits, target_rows
 from preprocessing.pipeline.parts import Classes
 from preprocessing.pipeline.tokenize import mix_hash
 from tests.helpers.corpora import Command, reviews, write_csv
@@ -283,16 +283,6 @@ def test_equal_texts_and_groups_never_part_and_the_order_of_rows_does_not_matter
     shuffled = np.random.default_rng(seed).permutation(len(rows))
     shuffled_facts = facts.iloc[shuffled].assign(row=np.arange(1, len(rows) + 1))
     assert (assign(shuffled_facts, splits)[0]["split"].to_numpy() == split[shuffled]).all()
-
-
-@given(TEXTS, st.integers(0, 5), st.integers(2, 7))
-def test_folds_differ_by_at_most_one_group(rows: list[tuple[int, int]], seed: int, folds: int) -> None:
-    group, label = np.array(rows).T
-    number = np.unique(group, return_inverse=True)[1]
-    counts = Units.sum_counts(group.astype(np.uint64), label, np.ones(len(rows), int), np.eye(3, dtype=int))
-    fold = assign_folds(counts, seed=seed, folds=folds)
-    rows_of_fold = np.bincount(fold[number], minlength=folds)
-    assert rows_of_fold.max() - rows_of_fold.min() <= max(np.bincount(number))
 
 
 @given(SIZES, st.integers(1, 4), st.integers(0, 9), FRACTIONS, FRACTIONS)

@@ -68,14 +68,6 @@ def test_each_seed_is_a_run_of_its_own_and_one_that_does_not_end_well_is_the_end
     assert facts == [(seed, str(tmp_path / f"imdb/seed-{seed}"), 2, f"imdb seed-{seed}") for seed in (4, 0)]
 
 
-def test_a_run_that_nobody_named_has_the_name_of_its_dataset(
-    data: Path, launches: Launches, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["train", *PLAIN_RECIPE, f"--data={data}"]) == 0
-    assert launches.trained[-1].run == f"runs/{data.name}"
-    assert f"runs/{data.name}" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize(("option", "code"), [("--dry_run", 0), ("--quiet=true", 85)])
 def test_a_dry_run_and_a_signal_end_a_command_after_its_first_run(
     data: Path, tmp_path: Path, launches: Launches, option: str, code: int

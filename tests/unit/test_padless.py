@@ -161,6 +161,7 @@ def test_several_processes_train_by_the_command(tmp_path: Path, capsys: pytest.C
         padless.train(tmp_path / "run-data", tmp_path / "run", **{**keys, "num_processes": 0})
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("data", "keys", "named"),
     [
@@ -228,15 +229,3 @@ def test_texts_come_in_many_shapes(run: Path, monkeypatch: pytest.MonkeyPatch) -
     assert model.predict_proba([]).shape == (0, len(model.classes_))
     monkeypatch.setattr(model_module, "CHUNK_ROWS", 2)
     np.testing.assert_allclose(model.predict_proba(TEXTS), expected, atol=1e-6)
-
-
-def test_the_metrics_of_a_run_as_a_frame(tmp_path: Path) -> None:
-    """Also while a line is being written."""
-    train, validation = (
-        '{"kind": "train", "step": 5, "loss": 0.7}',
-        '{"kind": "validation", "step": 9, "accuracy": 0.5}',
-    )
-    (tmp_path / "metrics.jsonl").write_text(f'{train}\n{validation}\n{train}\n{{"kind": "tr')
-    frame = padless.read_metrics(tmp_path)
-    assert (list(frame), frame["step"].tolist()) == (["kind", "step", "loss", "accuracy"], [5, 9, 5])
-    assert padless.read_metrics(str(tmp_path), "train")["loss"].tolist() == [0.7, 0.7]

@@ -5,7 +5,7 @@ has no weights.
 
 from __future__ import annotations
 
-import gzip
+import bz2
 import io
 import json
 import os
@@ -279,21 +279,11 @@ def test_an_interrupted_prediction_goes_on_and_other_settings_make_other_parts(
     assert list_names() == [name, output.name, whole_output.name]
 
 
-def test_a_share_makes_what_others_do_not(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_whole_command_waits_for_no_share(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(predicting, "LOCK_S", 0)
-    name, whole_output = write("csv"), Path("one.csv")
-    assert predict(name, whole_output, *SMALL) == 0
-    texts, texts_by_share = sorted(Stub.texts_seen), list[list[str]]()
-    for share in ("1/2", "2/2", "1/2"):
-        Stub.texts_seen = []
-        assert not Path("out.csv").exists() or len(texts_by_share) == 2
-        assert predict(name, "out.csv", "--share", share, "--timeout_s", 1, *SMALL) == 0
-        texts_by_share.append(Stub.texts_seen)
-    assert sorted(texts_by_share[0] + texts_by_share[1]) == texts
-    assert (0 < len(texts_by_share[0]) < ROWS, texts_by_share[2]) == (True, [])
-    assert Path("out.csv").read_bytes() == whole_output.read_bytes()
-    assert "share 1/2 has nothing to do" in unwrapped(capsys.readouterr().out)
-    assert list_names() == [name, "one.csv", "out.csv"]
+    name = write("csv", 20)
     with claim_predictions(Path("new.csv"), Path("new.csv.parts").absolute(), Share(2, 3)):
         assert read_refusal(capsys, name, "new.csv")[1].startswith("new.csv: another process is predicting to it; ")
 
@@ -330,7 +320,7 @@ def test_what_no_prediction_wrote_is_left(capsys: pytest.CaptureFixture[str]) ->
 def test_globs_and_folders(capsys: pytest.CaptureFixture[str]) -> None:
     Path("new/deep").mkdir(parents=True)
     write_file("new/b.csv", "text,n\nsecond,2\n")
-    write_file("new/a.csv.gz", gzip.compress(b"text,n\nfirst,1\n"))
+    write_file("new/a.csv.bz2", bz2.compress(b"text,n\nfirst,1\n"))
     write_file("new/deep/c.csv", "text,n\nthird,3")
     for source, texts in (
         ("new/**/*.csv*", ["first", "second", "third"]),
@@ -345,14 +335,3 @@ def test_globs_and_folders(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("new", "--output", "out.csv", "--overwrite", "true", *SMALL) == 0
     assert Stub.texts_seen == [f"line\nof café {number}" for number in range(20)]
     assert 'deep/07.txt,"line\nof café 7",' in Path("out.csv").read_text()
-
-
-def test_remote_files_and_passwords(capsys: pytest.CaptureFixture[str]) -> None:
-    store = pytest.importorskip("fsspec").filesystem("memory")
-    for name, text in (("a", b"fine"), ("b", b"so so")):
-        store.pipe(f"/me:SECRET@new/{name}.csv", b"text\n" + text)
-    assert predict("memory://me:SECRET@new/*.csv", "out.csv") == 0
-    assert Stub.texts_seen == ["fine", "so so"]
-    assert predict("memory://me:SECRET@new/c.csv", "other.csv") == 3
-    out, err = capsys.readouterr()
-    assert "SECRET" not in out + err

@@ -211,14 +211,6 @@ def test_folds_are_trained_and_measured(tmp_path: Path) -> None:
     assert sum(";" in cell for cell in cells) > 10
 
 
-def test_an_export_to_onnx_gives_the_same_probabilities(run: Path, tmp_path: Path) -> None:
-    assert harness_main(["export", str(run), "--onnx", "-o", str(tmp_path / "out"), "--quiet"]) == 0
-    texts = [text for text, _ in reviews(30)]
-    onnx, model = padless.load(tmp_path / "out", engine="onnx"), padless.load(run)
-    np.testing.assert_allclose(onnx.predict_proba(texts), model.predict_proba(texts), atol=1e-5)
-    assert onnx.predict(texts).tolist() == model.predict(texts).tolist()
-
-
 def test_one_label_and_several_do_not_mix(run: Path, tmp_path: Path) -> None:
     write_dataset(tmp_path / "one", {"train": 50, "test": 20}, base=run.parent / "data")
     with pytest.raises(DataError, match="only one of this dataset and that of the weights has several labels"):

@@ -23,6 +23,7 @@ import pytest
 
 from harness.distributed.world import World
 from harness.output.console import Log
+from harness.rundir import checkpoint
 from padless.core import atomic
 from padless.core.atomic import refusal, storage_errors
 from padless.core.errors import ConfigError, StorageError, UserError
@@ -55,21 +56,27 @@ def test_an_error_of_the_system_has_a_sentence_and_an_exit_code(number: int, kin
 
 @pytest.mark.processes
 def test_only_what_padless_left_is_swept_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Names like ours, of a process that has ended, without the word padless belong to others."""
+    """Beside an output, of temporary folders, in a run. Names like ours without the word padless belong to others, and
+    those of other machines and of processes that live stay, but for checkpoints, which only the owner of a run writes.
+    """
     ended_process = subprocess.run(["sh", "-c", "echo $$"], capture_output=True, text=True, check=True)
     host, dead = os.uname().nodename, int(ended_process.stdout)
     signed = atomic.temporary_suffix(host, dead)
-    foreign_names = [f"out.csv.tmp-{host}-{dead}", f"padless-other.tmp-{host}-{dead}"]
-    foreign_names.append(f"out.csv{atomic.temporary_suffix('a', dead)}")
-    for name in ("mine.txt", *foreign_names, f"out.csv{signed}", f"padless-ab12{signed}"):
-        (tmp_path / name).mkdir()
+    foreign_names = ["mine.txt", f"out.csv.tmp-{host}-{dead}", f"padless-other.tmp-{host}-{dead}"]
+    foreign_names += [f"out.csv{atomic.temporary_suffix(*owner)}" for owner in (("a", dead), (host, os.getpid()))]
+    unfinished_checkpoint = f"checkpoints/step-00000006{atomic.temporary_suffix('a', 1)}"
+    for name in (*foreign_names, f"out.csv{signed}", f"padless-ab12{signed}", f"a.json{signed}", unfinished_checkpoint):
+        (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "content").touch()
     atomic.sweep(tmp_path / "out.csv")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with atomic.temporary_folder() as folder:
         names = {path.name for path in tmp_path.iterdir()}
-        assert names == {"mine.txt", *foreign_names, folder.name}
+        assert names == {*foreign_names, folder.name, f"a.json{signed}", "checkpoints"}
     assert not folder.exists()
+    checkpoint.sweep_run(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {*foreign_names, "checkpoints"}
+    assert [*(tmp_path / "checkpoints").iterdir()] == []
 
 
 @pytest.mark.parametrize("kind", ["directory", "pipe"])
