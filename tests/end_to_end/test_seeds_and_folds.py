@@ -15,7 +15,7 @@ import padless
 from padless.core.signals import ONE_PRESS_S
 from tests.helpers.commands import read_json, status_of
 from tests.helpers.datasets import assign_folds, write_dataset
-from tests.helpers.runs import final, kill, launch, log, wait_for_step
+from tests.helpers.runs import final, kill, launch, log, steps_done, wait_for_step
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(900, func_only=True)]
 
@@ -39,11 +39,14 @@ def test_seeds_killed_in_the_second_end_in_the_same_table(tmp_path: Path) -> Non
     assert final(tmp_path / "one" / "run") == final(reference / "seed-1")
     process = launch(data, run, *words)
     wait_for_step(process, run / "seed-1", 20)
+    members = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.wait(20)
+    assert not psutil.wait_procs(members, timeout=100)[1]
     assert not (run / "seeds.json").exists()
+    steps = steps_done(run / "seed-1")
     process = launch(data, run, *words)
-    wait_for_step(process, run / "seed-1", 30)
+    wait_for_step(process, run / "seed-1", steps + 1)
     process.terminate()
     assert process.wait(100) == 85
     assert {status_of(run / seed)["exit_code"] for seed in ("seed-0", "seed-1")} <= {0, 85}
