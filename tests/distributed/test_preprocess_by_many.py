@@ -5,7 +5,6 @@ changes, and every wait has a limit.
 
 from __future__ import annotations
 
-import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -15,8 +14,7 @@ from typing import Any
 import pytest
 
 from padless.core import jobs
-from padless.core.errors import ConfigError, UserError
-from padless.core.jobs import ExecutorConfig, open_workers
+from padless.core.errors import ConfigError
 from preprocessing.pipeline import work_folder
 from tests.helpers.commands import start_python, wait_until
 from tests.helpers.corpora import Command, contents, reviews, words_of, write_csv
@@ -127,14 +125,3 @@ def test_a_scheduler_that_does_not_answer_is_named(
     dask = ("--executor.scheduler", "tcp://127.0.0.1:9")
     assert command("prepare", "--source.path", source, "--output", tmp_path / "out", *dask) == 2
     assert "executor.scheduler: tcp://127.0.0.1:9" in command.sentence
-
-
-@pytest.mark.timeout(120)
-def test_a_silent_worker_has_a_limit(cluster: Cluster) -> None:
-    worker = cluster.start_worker(threads=1)
-    config = ExecutorConfig(scheduler=str(cluster.file), timeout_s=3)
-    with open_workers(config, quiet=True) as workers:
-        worker.send_signal(signal.SIGSTOP)
-        with pytest.raises(UserError, match=r"^encode: none of 2 tasks was finished within 3 s"):
-            list(workers.map(abs, [1, 2], step="encode"))
-        worker.send_signal(signal.SIGCONT)

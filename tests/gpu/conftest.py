@@ -17,7 +17,7 @@ from preprocessing.text.vocabulary import RESERVED, Vocabulary
 from tests.gpu.device import REVIEWS, describe_machine
 from tests.helpers.datasets import shared_dataset, write_splits
 
-MAX_LENGTH, VOCABULARY_SIZE, LENGTH_SPREAD = 400, 40_000, 0.75
+MAX_LENGTH, VOCABULARY_SIZE = 400, 40_000
 FIRST_TELLING, NUM_TELLING = 33_000, 50
 """Words that show a class: their ids are negative as int16, so nothing is learned by code that loses the sign bit."""
 
@@ -41,21 +41,11 @@ dataset = shared_dataset({"train": 400, "validation": 60, "test": 60})
 
 @pytest.fixture(scope="session")
 def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Texts as long as film reviews."""
-    return write_reviews(tmp_path_factory.mktemp("data") / "reviews", LENGTH_SPREAD)
-
-
-@pytest.fixture(scope="session")
-def equal_reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Texts of one length."""
-    return write_reviews(tmp_path_factory.mktemp("data") / "equal", 0.0)
-
-
-def write_reviews(root: Path, spread: float) -> Path:
-    """A dataset of random words by Zipf's law; lengths are a log-normal with the median 174."""
+    """Texts as long as film reviews, of random words by Zipf's law; lengths are a log-normal with the median 174."""
+    root = tmp_path_factory.mktemp("data") / "reviews"
     random, splits = np.random.default_rng(0), {}
     for name, rows in {"train": REVIEWS, "validation": 64, "test": 64}.items():
-        lengths = np.clip(np.exp(random.normal(np.log(174), spread, rows)), 10, MAX_LENGTH).astype(np.int64)
+        lengths = np.clip(np.exp(random.normal(np.log(174), 0.75, rows)), 10, MAX_LENGTH).astype(np.int64)
         classes, shape = random.integers(0, 2, rows), (rows, MAX_LENGTH)
         ids = random.zipf(1.3, shape) % (VOCABULARY_SIZE - len(RESERVED)) + len(RESERVED)
         telling = FIRST_TELLING + NUM_TELLING * classes[:, None] + random.integers(0, NUM_TELLING, shape)

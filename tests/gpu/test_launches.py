@@ -109,16 +109,12 @@ def test_a_thousand_prefetched_steps_are_those_that_wait_for_each_kernel(reviews
 
 
 @cuda_alone
-@pytest.mark.parametrize(("equal", "floor"), [(True, 1.3), (False, 3.0)])
-def test_training_is_faster_than_a_notebooks_loop(
-    reviews: Path, equal_reviews: Path, equal: bool, floor: float
-) -> None:
-    """On the same card, by as much as is expected of rows of equal length, and of real ones."""
-    data = equal_reviews if equal else reviews
-    words = ("--data", data, "--batch", 64, "--steps", 100, "--precision", "tf32", "--json")
+def test_training_is_faster_than_a_notebooks_loop(reviews: Path) -> None:
+    """On the same card, by as much as is expected of real rows."""
+    words = ("--data", reviews, "--batch", 64, "--steps", 100, "--precision", "tf32", "--json")
     result = json.loads(succeed(run_module("benchmarks", "train", *words, timeout_s=600)).stdout)
     print(result)
-    assert min(result["ratios"].values()) >= floor
+    assert min(result["ratios"].values()) >= 3.0
 
 
 @for_two_ranks

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,10 @@ import torch
 from harness.config import RunConfig, to_dict
 from harness.data import order
 from harness.rundir import checkpoint
-from harness.rundir.checkpoint import MOMENTS
 from harness.training.validation import Selection
 from preprocessing.dataset.shards import read_manifest
 
+TENSORS = {name: {"weight": torch.zeros(1)} for name in (checkpoint.MODEL, checkpoint.OPTIMIZER)}
 INTERVAL_COUNTS = {"rows": 8, "tokens": 90, "padded_tokens": 100, "hash": (1 << 64) - 1, "loss": "0x1.8p+2"}
 
 
@@ -38,13 +37,6 @@ def facts_of(config: RunConfig, **changes: Any) -> dict[str, Any]:
     return {"dataset": read_manifest(config.data).fingerprint, "config": to_dict(config), **changes}
 
 
-def moments_of(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """What an optimizer would keep for weights."""
-    moments = {f"{kind}.{name}": torch.zeros_like(tensor) for name, tensor in weights.items() for kind in MOMENTS}
-    return moments | {f"step.{name}": torch.tensor(3.0) for name in weights}
-
-
-def write(run: Path, step: int, weights: Mapping[str, torch.Tensor], **changes: Any) -> Path:
-    """Write a checkpoint of these weights."""
-    files = {checkpoint.MODEL: weights, checkpoint.OPTIMIZER: moments_of(weights)}
-    return checkpoint.write(run, step, files, state_of(step, **changes))
+def write(run: Path, step: int, **changes: Any) -> Path:
+    """Write a checkpoint whose state is updated with ``changes``."""
+    return checkpoint.write(run, step, TENSORS, state_of(step, **changes))

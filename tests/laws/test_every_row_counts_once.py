@@ -95,6 +95,7 @@ def test_ranks_together_load_every_row_once(
         loader = loader_of(split, order, rank=rank, world_size=world_size, micro_batch=micro_batch)
         steps = list(loader.steps(0))
         assert len(steps) == order.steps_per_epoch
+        assert sum(step.global_rows for step in steps) == 97
         rows += [row for step in steps for batch in step.micro_batches for row in batch.rows.tolist()]
     assert sorted(rows) == list(range(97))
 

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The run directory: locks, damage, reading back; no other code has its file names. Checkpoints: errors name the
-damaged file, foreign files are never executed; when one is due; and a run goes on from one only with its own rows, in
-its own order.
+"""The run directory: damage, reading back. Checkpoints: when one is due; and a run goes on from one only with its own
+rows, in its own order.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from harness.config import CheckpointConfig, OptimConfig, RunConfig
 from harness.rundir import checkpoint, layout
@@ -31,32 +29,9 @@ from tests.helpers import checkpoints
 from tests.helpers.commands import read_json
 from tests.helpers.datasets import rewritten, write_dataset
 
-WEIGHTS = {
-    "weight": torch.arange(12, dtype=torch.float32).reshape(3, 4),
-    "half": torch.tensor([1.5, -2.25], dtype=torch.bfloat16),
-    "empty": torch.empty(0, 7),
-}
-TENSORS = {checkpoint.MODEL: WEIGHTS, checkpoint.OPTIMIZER: checkpoints.moments_of(WEIGHTS)}
-
-
-def write(run: Path, step: int, **changes: Any) -> Path:
-    return checkpoints.write(run, step, WEIGHTS, **changes)
-
-
-def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
-    path = write(tmp_path, 7)
-    read = checkpoint.verify_checkpoint(path)
-    assert (read.step, read.state) == (7, checkpoints.state_of(7))
-    for name, tensors in TENSORS.items():
-        for key, tensor in load_file(path / name).items():
-            assert torch.equal(tensor, tensors[key])
-            assert tensor.dtype == tensors[key].dtype
-        assert read.tensors(name).keys() == tensors.keys()
-    assert [item.name for item in (tmp_path / "checkpoints").iterdir()] == ["step-00000007"]
-
 
 def test_a_checkpoint_of_another_version_is_no_damage(tmp_path: Path) -> None:
-    write(tmp_path, 5)
+    checkpoints.write(tmp_path, 5)
     path = checkpoint.checkpoint_path(tmp_path, 5)
     manifest = read_json(path / checkpoint.MANIFEST)
     (path / checkpoint.MANIFEST).write_text(json.dumps({**manifest, "format_version": 9}))
@@ -86,7 +61,7 @@ def test_the_best_validation_so_far_comes_back_from_a_checkpoint(tmp_path: Path,
     """A loss that is not a number too, which JSON does not have."""
     selection, resumed = Selection("loss", best=best, best_step=3), Selection("loss")
     saver = Checkpointer(tmp_path, CheckpointConfig(), torch.device("cpu"), lambda: None)
-    saver.save(TENSORS, checkpoints.state_of(7) | {"selection": selection.state()}, wait=True)
+    saver.save(checkpoints.TENSORS, checkpoints.state_of(7) | {"selection": selection.state()}, wait=True)
     assert saver.failure is None
     resumed.load(checkpoint.verify_checkpoint(checkpoint.checkpoint_path(tmp_path, 7)).state["selection"])
     assert repr(resumed) == repr(selection)
@@ -100,7 +75,7 @@ def run_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset, and a run that was trained on it."""
     root = tmp_path_factory.mktemp("began")
     write_dataset(root / "data", {"train": 60, "validation": 20, "unlabelled": 10})
-    checkpoints.write(root / "run", STEP, {"weight": torch.zeros(1)}, **checkpoints.facts_of(config(root)))
+    checkpoints.write(root / "run", STEP, **checkpoints.facts_of(config(root)))
     return root
 
 
@@ -165,7 +140,7 @@ def test_what_was_auto_stays_what_the_run_began_with(root: Path) -> None:
     """If another value is allowed: else what follows from it changes too."""
     recipe = config(root, epochs="auto", patience="auto", optim=OptimConfig(ema="auto"))
     assert resolve_config(recipe).config.epochs == 40
-    checkpoints.write(root / "run", STEP, {"weight": torch.zeros(1)}, **checkpoints.facts_of(config(root, patience=9)))
+    checkpoints.write(root / "run", STEP, **checkpoints.facts_of(config(root, patience=9)))
     resolved = [
         resolve_config(replace(recipe, allow=allowed, **changes)).config
         for allowed, changes in ((["optim.lr"], {}), (["epochs"], {"epochs": 4}))

@@ -120,16 +120,6 @@ def test_cards_are_counted_by_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     assert devices.find_cuda().num_devices == 1
 
 
-def test_a_card_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(number: int) -> None:
-        raise RuntimeError("CUDA error: CUDA-capable device(s) is/are busy or unavailable")
-
-    monkeypatch.setenv("LOCAL_RANK", "3")
-    monkeypatch.setattr(torch.cuda, "set_device", refuse)
-    with pytest.raises(ConfigError, match=r"device: cuda: CUDA device 3 .*busy"):
-        precision.choose_precision("auto", "cuda")
-
-
 @pytest.mark.parametrize(("units", "is_refused"), [(128, False), (129, True), (192, True), (256, False)])
 def test_padded_layers_are_refused_where_cudnn_has_two_algorithms(units: int, is_refused: bool) -> None:
     with pytest.raises(ConfigError, match=f"padded: with {units} hidden units") if is_refused else nullcontext():

@@ -79,9 +79,7 @@ def test_a_search_over_a_pipeline() -> None:
         ({}, TEXTS, [*"ab" * 49, "b", float("nan")], r"y\[99\]"),
         ({}, TEXTS, NUMBERS[1:], r"\[100, 99\]"),
         ({"lr": -1}, TEXTS, NUMBERS, "optim.lr"),
-        ({"validation_fraction": 0}, TEXTS, NUMBERS, "validation_fraction"),
         ({}, [*TEXTS[1:], None], NUMBERS, r"texts\[99\]"),
-        ({}, pd.DataFrame({"text": TEXTS}), NUMBERS, "DataFrame"),
         ({}, set(TEXTS), NUMBERS, "set"),  # would pair texts and labels at random
         ({}, coo_matrix(np.eye(100)), NUMBERS, "coo_matrix"),
     ],

@@ -228,14 +228,3 @@ def test_copies_to_a_card_arrive_whole_whenever_they_happen(split: Split, layout
                 assert {*map(memory_of, tensors)} <= card.recorded
             run_kernels(int(card.random.integers(len(kernels) + 1)) if card.random.random() < 0.3 else 0)
         run_kernels(len(kernels))
-
-
-def test_32_ranks_have_equally_many_steps_and_a_share_of_each_buffer(split: Split) -> None:
-    order = order_over(split, OrderSpec(seed=1, global_batch=64))
-    loaders = [make_loader(split, order, rank=rank, world_size=32) for rank in range(32)]
-    rows_by_rank = [
-        [sum(batch.num_rows for batch in step.micro_batches) for step in loader.steps(0)] for loader in loaders
-    ]
-    assert {len(rows) for rows in rows_by_rank} == {order.steps_per_epoch}
-    assert np.sum(rows_by_rank, axis=0).tolist() == [step.global_rows for step in loaders[0].steps(0)]
-    assert {loader.step_elements for loader in loaders} == {2 * split.max_width}

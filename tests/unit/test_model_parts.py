@@ -240,16 +240,12 @@ def weigh_counts(texts: list[str], labels: np.ndarray, longest: int) -> sparse.c
     return normalize(sparse.csr_matrix(counts.multiply(weights)))
 
 
-def test_the_network_learns_as_if_the_linear_part_were_not_there() -> None:
+def test_the_linear_part_is_added_to_what_the_network_says() -> None:
+    """What the network learns without it: law 4."""
     batch = padded_batch(range(20, 4, -2), 40)
-    torch.manual_seed(0)
     model = Classifier(ModelConfig(embedding_dim=4, hidden_size=3, wide=256), 40)
-    assert model.wide is not None
-    objective = Objective(model)
-    loss = objective(batch)
     model.wide.weights += 1.0
     model.wide.table += 1.0
-    assert objective(batch) == loss
     with torch.no_grad():
         for share in (1.0, 0.25):
             model.wide.share.fill_(share)

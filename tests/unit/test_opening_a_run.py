@@ -13,7 +13,6 @@ from types import FrameType
 from typing import Any
 
 import pytest
-import torch
 
 from harness.config import CheckpointConfig, RunConfig
 from harness.distributed.session import Session, open_session
@@ -115,7 +114,7 @@ def test_a_dry_run_leaves_its_run_alone_and_is_refused_as_it_would_be(
         ({"dataset": "other"}, pytest.raises(DataError, match="not the dataset that")),
         ({}, contextlib.nullcontext()),
     ):
-        checkpoints.write(run, 7, {"weight": torch.zeros(1)}, **checkpoints.facts_of(config, **changes))
+        checkpoints.write(run, 7, **checkpoints.facts_of(config, **changes))
         write_status(run, Ending("preempted", 7, 85))
         with refusal, RunWriter(dry, (), active=False) as writing:
             assert assembly.agree(dry, session, writing)[1] is None

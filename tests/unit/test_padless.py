@@ -166,13 +166,10 @@ def test_several_processes_train_by_the_command(tmp_path: Path, capsys: pytest.C
     ("data", "keys", "named"),
     [
         (FRAME, {"run": None}, "run"),
-        (FRAME, {"run": ["a"]}, "run: expected a text"),
-        (FRAME, {"optim": {"lrr": 1}}, "optim.lr"),
         (FRAME.iloc[:0], {}, "frame"),
         (FRAME.assign(mood=["a", "b", None] * 20), INLINE, "row 3"),
         (FRAME, {"text": "film name"}, "'film name'"),
         (None, {}, "NoneType"),
-        ("nowhere.csv", INLINE, "nowhere.csv"),
     ],
 )
 def test_a_mistake_gets_a_sentence(tmp_path: Path, data: Any, keys: dict[str, Any], named: str) -> None:

@@ -25,7 +25,7 @@ from harness.distributed.world import World
 from harness.output.console import Log
 from harness.rundir import checkpoint
 from padless.core import atomic
-from padless.core.atomic import refusal, storage_errors
+from padless.core.atomic import refusal
 from padless.core.errors import ConfigError, StorageError, UserError
 from padless.core.untrusted import MOST_DEPTH, parse_json
 from tests.helpers.bundles import write_run
@@ -77,20 +77,6 @@ def test_only_what_padless_left_is_swept_away(tmp_path: Path, monkeypatch: pytes
     checkpoint.sweep_run(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {*foreign_names, "checkpoints"}
     assert [*(tmp_path / "checkpoints").iterdir()] == []
-
-
-@pytest.mark.parametrize("kind", ["directory", "pipe"])
-def test_a_directory_or_a_pipe_is_refused_before_anything_is_written(kind: str, tmp_path: Path) -> None:
-    target = tmp_path / "out"
-    target.mkdir() if kind == "directory" else os.mkfifo(target)
-    reason = "Is a directory" if kind == "directory" else "a pipe or a device"
-    with (
-        pytest.raises(ConfigError, match=rf"^{target}: cannot be written \({reason}\); "),
-        storage_errors(target),
-        atomic.replacing(target),
-    ):
-        pytest.fail("it came to that")
-    assert not target.is_file()
 
 
 def test_ranks_agree_on_a_full_disk() -> None:

@@ -6,7 +6,6 @@ only; and what a training prints, in few lines of 80 columns.
 from __future__ import annotations
 
 import io
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from harness.rundir.metrics_log import read_log
 from harness.rundir.records import Ending
 from harness.rundir.results import read_figures
 from padless.core import terminal as screens
-from padless.core.terminal import WIPE, Live, Screen, print_stderr, progress_line, table, wrap_text
+from padless.core.terminal import WIPE, Live, Screen, progress_line, table, wrap_text
 from preprocessing.dataset.shards import read_manifest
 from tests.helpers.report_runs import write_data, write_run
 
@@ -68,18 +67,6 @@ def test_a_file_gets_plain_lines_of_eighty_columns_and_a_terminal_colour_and_its
     assert f"{WIPE}one sentence" in terminal.getvalue()
     assert all(cell_len(line) <= 60 + len(WIPE) for line in lines)
     assert lines[-1] == f"{WIPE}{third}"
-
-
-def test_an_error_is_one_line_of_a_log_and_breaks_between_words_in_a_terminal(
-    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for stream in (file := io.StringIO(), terminal):
-        monkeypatch.setattr(sys, "stderr", stream)
-        print_stderr(LONG)
-    assert file.getvalue() == f"{LONG}\n"
-    lines = terminal.getvalue().replace(WIPE, "").splitlines()
-    assert max(map(len, lines)) <= 60
-    assert " ".join(line.strip() for line in lines) == LONG
 
 
 def test_the_live_line_moves_by_itself_below_what_is_printed_and_goes_at_the_end(

@@ -18,7 +18,6 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from nltk.tokenize import word_tokenize
 
 from padless.core.errors import DataError
 from preprocessing.text import characters
@@ -98,14 +97,6 @@ def test_rows_of_forty_scripts_equal_the_reference() -> None:
 )
 def test_what_the_user_reads_in_the_documentation(text: str, expected: list[str]) -> None:
     assert WORDS([text]).to_lists() == [expected]
-
-
-def test_nltk_gets_each_clean_text(nltk_data: Path) -> None:
-    texts = ['Mr. Smith&#39;s <b>GREAT</b> film isn\u2019t "good".\nI can\'t say (3.5).', "", "ｆｕｌｌ, O.K."]
-    clean = ["mr. smith's  great  film isn\u2019t \"good\".\ni can't say (3.5).", "", "full, o.k."]
-    expected = [word_tokenize(text) for text in clean]
-    assert tokenizer(tokenizer="nltk")(texts).to_lists() == expected
-    assert [tokenizer(tokenizer="nltk")([text]).to_lists()[0] for text in texts] == expected
 
 
 # Language data.

@@ -139,7 +139,6 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, name: str) -> None:
             b"2 2\nfilm " + struct.pack("<ff", 1, 2) + b"word " + struct.pack("<ff", 3, 4),
             "line 2 .*saved with binary=F",
         ),
-        (b"text,label\nfilm,1\n", "line 1 is no word with numbers"),
         (b"\xba\x16\x4f\x2f\x0c\n", "of fastText the .vec"),
         (gzip.compress(b"film 1 2\nword 3 4\n", mtime=0)[:-9], "cut short .*; fetch it again"),
     ],
