@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reports and explanations. Of real runs: their content, and that the command of a report repeats the run. In a real
+"""Of real runs: the report, whose command repeats the run; evaluation and predictions repeat the test. In a real
 browser, on a phone and a desktop: reports of 2 to 150 classes; explanations of malicious
 texts.
 """
@@ -38,7 +38,10 @@ pytestmark = pytest.mark.processes
 
 NAME = "<img src=x>"
 SMALL = "--model.embedding_dim 8 --model.hidden_size 8 --precision fp32 --device cpu --global_batch 32"
-TRAINING = (*PLAIN_RECIPE, *f"{SMALL} --optim.lr 0.02 --epochs 2 --tracking.log_every 2".split())
+TRAINING = (
+    *PLAIN_RECIPE,
+    *f"{SMALL} --optim.lr 0.02 --epochs 2 --tracking.log_every 2".split(),
+)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +60,7 @@ def data(root: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def run(root: Path, data: Path) -> Path:
-    succeed(train_to_end("--data", data, "--run", root / NAME, *TRAINING))
+    succeed(train_to_end("--data", data, "--run", root / NAME, *TRAINING, "--evaluation.threshold", "f1"))
     return root / NAME
 
 
@@ -72,6 +75,32 @@ def test_the_report_of_a_finished_run_says_what_its_files_say(run: Path, data: P
     assert len(test["mistakes"]) > 0
     assert all(texts[mistake["row"] - 1] in page for mistake in test["mistakes"])
     assert "optim.lr 0.02" in page
+
+
+def test_evaluation_repeats_the_test_of_the_training(run: Path, data: Path) -> None:
+    words = ("evaluate", run, "--data", data, "--split", "test", "--device", "cpu", "--precision", "fp32")
+    output, first = succeed(run_module("padless", *words)).stdout, read_json(run / "test.json")
+    repeated = read_json(run / "evaluation" / "test.json")
+    assert re.search(rf"^accuracy +{first['accuracy']:.4f} ", output, re.M)
+    assert set(repeated) == {*first, "texts", "precision"}
+    assert first["rows"] == read_manifest(data).rows("test") == sum(rows for _, _, rows in first["confusion"])
+    for name in ("rows", "accuracy", "f1", "confusion", "temperature", "threshold", "dataset", "labels"):
+        assert repeated[name] == first[name], name
+    assert first["temperature"] != 1.0
+    assert repeated["log_loss"] == pytest.approx(first["log_loss"], abs=1e-6)
+
+
+def test_predictions_of_raw_texts_are_those_of_the_evaluation(run: Path, root: Path) -> None:
+    evaluated = pd.read_parquet(run / "test-predictions.parquet")
+    assert set(evaluated["label"]) == {"dull", "fine"}
+    chosen, output = root / "chosen.csv", root / "predicted.parquet"
+    pd.read_csv(root / "reviews.csv").iloc[evaluated["row"].to_numpy() - 1].to_csv(chosen, index=False)
+    words = ("predict", run, chosen, "--output", output, "--device", "cpu", "--precision", "fp32")
+    succeed(run_module("padless", *words))
+    predicted = pd.read_parquet(output)
+    assert list(predicted["predicted"]) == list(evaluated["predicted"])
+    for name in ("probability_dull", "probability_fine"):
+        assert list(predicted[name]) == pytest.approx(list(evaluated[name]), abs=1e-5)
 
 
 @pytest.mark.slow
