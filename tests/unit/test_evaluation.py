@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import shutil
 import sys
@@ -29,7 +28,6 @@ from harness.inference.evaluation import assess
 from harness.inference.scoring import loader_over, score
 from harness.rundir.bundle_files import read_info, source_of, write_info
 from harness.rundir.layout import BUNDLE
-from preprocessing.dataset import shards
 from preprocessing.dataset.shards import Split, read_manifest
 from tests.helpers.bundles import shared_run, write_drawn
 from tests.helpers.commands import read_json, unwrapped
@@ -109,24 +107,6 @@ def test_texts_are_training_texts_by_their_words_and_not_by_their_ids(
     output = evaluate("--input", new, "--output", tmp_path / "figures", run_folder=tmp_path / "run")
     assert "warning: 3 of 6 rows (50%) are training texts" in unwrapped(command.err)
     assert "note: 1 of 6 rows (" in output
-
-
-def test_a_shard_that_is_cut_while_it_is_read_is_refused(
-    run: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Mapped, it would end the process."""
-    data = tmp_path / "data"
-    shutil.copytree(run.parent / "data", data)
-    check_hash = shards.Shard.check_hash
-
-    def cut_and_check(shard: shards.Shard, number: int) -> None:
-        os.truncate(shard.path, 0)
-        check_hash(shard, number)
-
-    monkeypatch.setattr(shards.Shard, "check_hash", cut_and_check)
-    assert command("evaluate", run, "--data", data, "-o", tmp_path / "figures") == 3
-    assert str(data / "test") in command.sentence
-    assert not any((tmp_path / "figures").glob("*"))
 
 
 def test_figures_of_another_run_and_edited_ones_stay(

@@ -7,14 +7,11 @@ import errno
 import fcntl
 import os
 import shutil
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-import padless
 from harness.rundir import checkpoint
 from harness.rundir.layout import check_directory, claim_run
 from padless.core import atomic, processes
@@ -121,30 +118,19 @@ def test_files_among_a_dataset_that_are_not_ours_outlive_it(
     assert list_work_folders(tmp_path) == []
 
 
-def test_of_threads_that_prepare_one_output_one_wins_and_the_others_say_who(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_of_two_jobs_of_one_output_one_wins_and_the_other_says_who(
+    source: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make, all_but_one = tokenize.TokenizedPart.run, threading.Barrier(4)
+    make, refusals = tokenize.TokenizedPart.run, []
 
-    def make_last(part: tokenize.TokenizedPart) -> tuple[int, dict[str, str]]:
-        all_but_one.wait(60)
+    def make_and_try(part: tokenize.TokenizedPart) -> tuple[int, dict[str, str]]:
+        refusals.append(command.refused(1, source, tmp_path / "out"))
         return make(part)
 
-    def prepare_or_note(_: int) -> str:
-        try:
-            return repr(padless.prepare(source, output=tmp_path / "out", options=keys))
-        except UserError as error:
-            all_but_one.wait(60)
-            return str(error)
-
-    keys = {"quiet": True, "executor.workers": 1, "source.part_mb": 1}
-    monkeypatch.setattr(tokenize.TokenizedPart, "run", make_last)
-    with ThreadPoolExecutor(4) as pool:
-        dataset, *refusals = sorted(pool.map(prepare_or_note, range(4)), key=len)
-    assert dataset.startswith(f"<padless dataset {tmp_path / 'out'}")
+    monkeypatch.setattr(tokenize.TokenizedPart, "run", make_and_try)
+    command.build(source, tmp_path / "out")
     sentence = f"{tmp_path / 'out'}: another run is writing this dataset; wait for it, or stop it"
-    assert refusals == [f"{sentence} (process {os.getpid()})"] * 3
-    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["out"]
+    assert refusals == [f"{sentence} (process {os.getpid()})"]
 
 
 @pytest.mark.parametrize("kind", ["dataset", "bundle", "checkpoint"])
