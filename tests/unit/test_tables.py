@@ -12,7 +12,6 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -260,24 +259,6 @@ def test_a_file_without_a_header(case: str, column: str, tmp_path: Path) -> None
         pairs_of(first)
     assert pairs_of([str(first), str(second)], columns=["text", "label"]) == rows + rows[:5]
     assert pairs_of(write_csv(tmp_path / "c.csv", [row[::-1] for row in rows], ("good", "opinion"))) == rows
-
-
-def test_a_sheet(tmp_path: Path) -> None:
-    openpyxl = pytest.importorskip("openpyxl")
-    book = openpyxl.Workbook()
-    rows = [[number, *row, datetime(2024, 3, 1)] for number, row in enumerate(ROWS)]
-    for row in ([], ["", "text", "label", "when"], *rows, []):
-        book.active.append(row)
-    book.save(path := tmp_path / "a.xlsx")
-    (converted,), rows = convert_path(path, tmp_path, where={"when": "2024-03-01 00:00:00"})
-    assert converted.columns == ["", "text", "label", "when"]
-    assert [(row["text"], row["label"]) for row in rows] == ROWS
-    assert [row["row"] for row in rows] == list(range(1, len(ROWS) + 1))
-    book.create_chartsheet("first", 0).add_chart(openpyxl.chart.BarChart())
-    book.worksheets[0]["XFD1000"] = "far"
-    book.save(path)
-    with pytest.raises(DataError, match=f"row {len(ROWS) + 1}: there is no label"):
-        convert_path(path, tmp_path)
 
 
 def test_several_columns_are_one_text(tmp_path: Path) -> None:
