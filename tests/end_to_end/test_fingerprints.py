@@ -158,7 +158,6 @@ FILES: dict[str, tuple[dict[str, bytes], str]] = {
     ),
     "missing labels unlabelled": corpus("in.csv", table(BLANKS), "--source.missing_label unlabelled"),
     "labels mapped": corpus("in.csv", table(), f"--source.labels {CLASSES}"),
-    "neutral": corpus("in.csv", table(STARS), "--source.neutral three"),
     "column of splits, named": (
         {"in.csv": with_column("part", lambda n: ("tr", "va", "te", "tr", "tr")[n % 5])},
         'in.csv --splits.column part --splits.names {"train":["tr"],"validation":["va"],"test":["te"]}',
