@@ -45,7 +45,8 @@ class ReadingOptions:
     the column holds lists (JSON, Parquet, CSV of pandas). auto: one is taken if parts of the cells repeat; null: one
     label a text."""
     encoding: str = AUTO
-    """CSV, JSON lines and text files: utf-8, latin-1, utf-16, cp1251, …; auto: UTF-8 unless it looks like another."""
+    """CSV, JSON lines and text files: utf-8, latin-1, utf-16, cp1251, …; auto: UTF-8, or UTF-16 after
+    its byte order mark."""
     delimiter: Name | None = None
     """CSV: between fields; none: a comma, in .tsv files a tab. If lines differ in their fields, another that fits."""
     quote: str = '"'

@@ -20,7 +20,7 @@ from preprocessing.sources.text_files import (
     CsvReader,
     LineReader,
     convert_to_utf8,
-    detect_encoding,
+    find_encoding,
 )
 
 BATCH_TEXTS = 256
@@ -66,7 +66,6 @@ def read_text(file: File, text: FolderText) -> bytes:
     """A text of a folder as UTF-8. Raises ``DataError`` for one in another encoding, and a long one."""
     if text.info.bytes > MAX_ROW_BYTES:
         raise DataError(f"{text.address}: has more than {MAX_ROW_BYTES >> 20} MiB; shorten it")
-    content, encoding = addresses.read_address(text.address, text.info.bytes), file.source.encoding
-    if encoding == AUTO:
-        encoding = detect_encoding(content, text.address)
+    content = addresses.read_address(text.address, text.info.bytes)
+    encoding = find_encoding(content, file.source, text.address)
     return b"".join(convert_to_utf8([content], encoding, text.address))

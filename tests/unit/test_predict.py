@@ -327,7 +327,7 @@ def test_globs_and_folders(capsys: pytest.CaptureFixture[str]) -> None:
         assert [line.split(",")[0] for line in Path("out.csv").read_text().splitlines()] == ["text", *texts]
     assert read_refusal(capsys, "new", "other.csv")[1].startswith("new: holds no *.txt below it; name other files")
     for number in range(20):
-        write_file(f"new/deep/{number:02d}.txt", f"line\nof café {number}".encode("latin-1"))
+        write_file(f"new/deep/{number:02d}.txt", f"line\nof café {number}")
     assert run("new", "--output", "out.csv", "--overwrite", "true", *SMALL) == 0
     assert Stub.texts_seen == [f"line\nof café {number}" for number in range(20)]
     assert 'deep/07.txt,"line\nof café 7",' in Path("out.csv").read_text()
