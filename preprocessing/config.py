@@ -21,7 +21,7 @@ from preprocessing.text.vocabulary import VocabularyConfig
 
 Policy = Literal["empty", "contradictions", "leaks", "duplicates"]
 POLICIES: tuple[Policy, ...] = get_args(Policy)
-Format = Literal["auto", "csv", "jsonl", "parquet", "xlsx", "folder"]
+Format = Literal["auto", "csv", "jsonl", "parquet", "folder"]
 EMBEDDED = "movie-reviews"
 MOST_PART_MB = 4096
 """A part is held in memory."""
@@ -44,10 +44,9 @@ class ReadingOptions:
     """Between the labels of a text that has several, as in joy;surprise; an empty field is a text without any. list:
     the column holds lists (JSON, Parquet, CSV of pandas). auto: one is taken if parts of the cells repeat; null: one
     label a text."""
-    neutral: list[str] = field(default_factory=list)
-    """Label values whose rows are left out and counted, such as three stars of five."""
     encoding: str = AUTO
-    """CSV, JSON lines and text files: utf-8, latin-1, utf-16, cp1251, …; auto: UTF-8 unless it looks like another."""
+    """CSV, JSON lines and text files: utf-8, latin-1, utf-16, cp1251, …; auto: UTF-8, or UTF-16 after
+    its byte order mark."""
     delimiter: Name | None = None
     """CSV: between fields; none: a comma, in .tsv files a tab. If lines differ in their fields, another that fits."""
     quote: str = '"'
@@ -85,7 +84,7 @@ class ReadingOptions:
     @cached_property
     def label_map(self) -> LabelMap | None:
         """The map of ``labels``; None for ``auto``."""
-        return None if isinstance(self.labels, str) else LabelMap(self.labels, list(self.neutral))
+        return None if isinstance(self.labels, str) else LabelMap(self.labels)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,8 +33,6 @@ SEPARATORS = ",;|"
 NAME_END = "\x1f"
 """After each name of a label set that is one text (ASCII's unit separator)."""
 MAX_LABEL_SETS = 1 << 16
-NEUTRAL_NAME = "\0neutral"
-"""In place of a class name for a label whose rows are left out."""
 WHOLE_NUMBER = re.compile(r"([+-]?\d+)\.0+")
 NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
 _TEXT = r"""('([^'\\]|\\.)*'|"([^"\\]|\\.)*")"""
@@ -128,19 +126,19 @@ def convert_names(names: Sequence[str], kind: LabelType) -> np.ndarray:
 class LabelMap:
     """Class names in order, and the raw values of each."""
 
-    def __init__(self, labels: Mapping[str, Sequence[Any]], neutral: Sequence[Any] = ()) -> None:
+    def __init__(self, labels: Mapping[str, Sequence[Any]]) -> None:
         """Raises ``ConfigError`` for fewer than two classes, and a value with two meanings."""
         if len(labels) < 2:
             raise ConfigError(f"source.labels: {list(labels)} is too few: a classifier needs two classes or more")
         self.names = list(labels)
         self.name_by_value: dict[str, str] = {}
-        """Class name, or ``NEUTRAL_NAME``, by normalized value."""
-        for name, values in [*labels.items(), (NEUTRAL_NAME, neutral)]:
+        """Class name by normalized value."""
+        for name, values in labels.items():
             for value in values:
                 key = normalize_label(value)
                 if key is None or key in self.name_by_value:
                     problem = f"{value!r} is null, or has a meaning already; name each value once"
-                    raise ConfigError(f"source.labels.{name.strip(NEUTRAL_NAME[0])}: {problem}")
+                    raise ConfigError(f"source.labels.{name}: {problem}")
                 self.name_by_value[key] = name
 
 
@@ -196,7 +194,7 @@ def check_label(label: Any) -> None:
     """Raise ``ValueError`` for a raw label that is a list or an object, or holds what separates labels here."""
     if isinstance(label, list | dict):
         raise ValueError(f"the label {quote_value(label)} is no text; write a text, or a list of texts")
-    if isinstance(label, str) and (NAME_END in label or label.startswith(NEUTRAL_NAME[0])):
+    if isinstance(label, str) and NAME_END in label:
         raise ValueError(f"the label {quote_value(label)} holds a control character; remove it")
 
 

@@ -27,7 +27,7 @@ from preprocessing.sources.addresses import COMPRESSED_SUFFIXES
 from preprocessing.sources.sources import FORMAT_BY_SUFFIX, suffix_of
 
 STDIN = "-"
-FILE_SUFFIXES = (*FORMAT_BY_SUFFIX, *COMPRESSED_SUFFIXES, ".zip", ".txt", ".xls", ".doc", ".docx", ".pdf")
+FILE_SUFFIXES = (*FORMAT_BY_SUFFIX, *COMPRESSED_SUFFIXES, ".zip", ".txt", ".xls", ".xlsx", ".doc", ".docx", ".pdf")
 """A word that ends so is no text to predict."""
 OUTPUT_SUFFIXES = (".parquet", ".csv", ".jsonl")
 """Of files of predictions."""
@@ -130,7 +130,7 @@ class ReadingConfig(RunningConfig):
     """Texts, as what follows the run is unless it names files, and what follows -- in any case."""
     input: Name | Names | None = None
     """Files, globs or folders with one text per row, local or remote (s3://, gs://, …): .csv, .tsv, .jsonl, .json,
-    .parquet, .xlsx, or .txt with one text a line; in a folder, each .txt file is a text. - is standard input, whose
+    .parquet, or .txt with one text a line; in a folder, each .txt file is a text. - is standard input, whose
     lines are texts unless --source.format says otherwise."""
 
     @staticmethod

@@ -132,7 +132,7 @@ def evaluate_input(config: EvaluateConfig) -> dict[str, Any]:
         text_by_row = read_source_texts(sources, [mistake["row"] for mistake in mistakes])
     values = {
         **compute_figures(scores, bundle, name),
-        "left_out": sum(count.neutral + count.filtered + count.without_label for count in counts),
+        "left_out": sum(count.filtered + count.without_label for count in counts),
         "mistakes": [{**mistake, "text": text_by_row[mistake["row"]][:MAX_MISTAKE_CHARACTERS]} for mistake in mistakes],
         "input": public(addresses.absolute(config.input)),
     }

@@ -28,7 +28,7 @@ MOST_UNPACKED, MOST_RATIO = 256 << 20, 200
 """Most unpacked bytes of any file; a larger one may have 200 times its packed size. Texts are packed to a tenth."""
 ADVICE_BY_SIGNATURE = {
     b"%PDF-": "a PDF; save its texts as CSV, one a row",
-    b"PK\x03\x04": "a zip archive, or a document of Word or Excel; unpack it, name it .xlsx, or save it as CSV",
+    b"PK\x03\x04": "a zip archive, or a document of Word or Excel; unpack it, or save its texts as CSV",
     b"\xd0\xcf\x11\xe0": "an old document of Word or Excel; save its texts as CSV, one a row",
     b"\x1f\x8b": "compressed by gzip; end its name in .gz",
     b"PAR1": "Parquet; end its name in .parquet",

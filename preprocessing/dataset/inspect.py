@@ -46,7 +46,6 @@ TITLES = {"labels": "label {}", "length_percentiles": "length of {} %, at most"}
 
 REASONS = {
     "filtered": "with another value than source.where says",
-    "neutral": "with a label of source.neutral",
     "without_label": "without a label (source.missing_label)",
     "empty": "whose text has no token left (quality.drop)",
     "contradictions": "with contradictory labels: an equal text has another one (quality.drop)",

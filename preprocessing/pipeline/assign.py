@@ -406,9 +406,6 @@ def check_splits(observed: dict[str, Any], num_rows: int, classes: Classes, spli
                 "and its labels, give more rows of the others, or change splits"
             )
         elif name == TRAIN and absent_names:
-            problem = (
-                f"no row has the label {absent_names[0]!r}; move some of its rows to train, or leave it out with "
-                "source.labels or source.neutral"
-            )
+            problem = f"no row has the label {absent_names[0]!r}; move some of its rows to train, or take its rows out"
         if problem:
             raise DataError(f"split {name}: {problem}")

@@ -193,7 +193,7 @@ def check_files(sources: list[Source]) -> None:
     splits = {source.file.split for source in sources if source.converted.parts}
     for source in sources:
         if source.file.split not in splits:
-            reason = "it holds none, or source.where, source.neutral and source.missing_label leave out all"
+            reason = "it holds none, or source.where and source.missing_label leave out all"
             raise DataError(f"{source.file.name}: no row is left: {reason}; change these keys, or name another file")
 
 
@@ -202,8 +202,7 @@ def statistics(
 ) -> dict[str, Any]:
     """The manifest's statistics: what was read and left out, the ``report`` of ``Assignment``, and each split."""
     converted = [source.converted for source in sources]
-    left_out = {"neutral": sum(source.neutral for source in converted)}
-    left_out["filtered"] = sum(source.filtered for source in converted)
+    left_out = {"filtered": sum(source.filtered for source in converted)}
     if config.source.missing_label == "drop":
         left_out["without_label"] = sum(source.without_label for source in converted)
     splits = dict[str, dict[str, float]]()

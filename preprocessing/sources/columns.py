@@ -12,9 +12,8 @@ Lines that begin with ``source:`` or ``splits:`` say what was found; none are pr
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import filterfalse
 from typing import Any, Literal, TypeVar
 
 from padless.core.errors import DataError
@@ -25,9 +24,16 @@ from preprocessing.sources.batches import Reader
 from preprocessing.sources.convert import check_names
 from preprocessing.sources.readers import open_reader
 from preprocessing.sources.sources import File
-from preprocessing.sources.text_files import NUM_WIDE_LETTERS, NUM_WORDS, TEXT_NAME, WIDE_LETTER, normalize_name
 
 Role = Literal["text", "label"]
+TEXT_NAME = re.compile(
+    r"(.+_)?(text|review|sentence|content|comment|message|body|tweet|document|utterance|post|question|query|sms|article|"
+    r"abstract|description|statement|transcript|feedback)s?(_(text|body|content|cleaned|clean|raw))?"
+)
+"""Usual names of columns of texts, as ``normalize_name`` gives them."""
+NUM_WORDS, NUM_WIDE_LETTERS = 3, 12
+"""A text has at least so many words, or letters of scripts that are written without spaces."""
+WIDE_LETTER = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 LABEL_NAME = re.compile(
     r"(.+_)?(label|class|target|sentiment|category|categories|stars?|rating|polarity|emotion|intent|topic|genre|stance|"
     r"toxic|spam|gold|y)s?(_(id|name|text|index|label))?|department|score|v1"
@@ -72,7 +78,8 @@ def resolve_source(files: Sequence[File]) -> ResolvedSource:
     """
     file, source, reader = files[0], files[0].source, open_reader(files[0])
     sample = {name: cells[:: 1 + len(cells) // (SAMPLE_ROWS + 1)] for name, cells in reader.read_sample().items()}
-    lines = [*describe_form(reader, sample)]
+    form = ", ".join(f"{name} {value!r}" for name, value in reader.read_as.items())
+    lines = [f"source: {file.name}: {form}"] if form else []
     label = source.label_column
     texts = find_columns(reader, sample, "text", {label}, lines) if AUTO in source.text_columns else source.text_columns
     if label == AUTO:
@@ -116,16 +123,9 @@ def resolve_unlabelled(files: Sequence[File], chosen: dict[str, Any], lines: lis
     return [apply_columns(file, options, None) for file in resolved]
 
 
-def describe_form(reader: Reader, sample: Mapping[str, list[Any]]) -> Iterator[str]:
-    """A line on how a file differs from UTF-8 with the expected delimiter, if it does; with a word beyond ASCII, by
-    which the user can check the encoding.
-    """
-    description = ", ".join(f"{name} {value!r}" for name, value in reader.read_as.items())
-    if "encoding" in reader.read_as:
-        words = (word for cells in sample.values() for cell in cells for word in str(cell).split())
-        description += f" (as in {next(filterfalse(str.isascii, words), '')[:30]!r})"
-    if description:
-        yield f"source: {reader.file.name}: {description}"
+def normalize_name(name: str) -> str:
+    """The name of a column: ``reviewText`` and ``Review Text`` are ``review_text``."""
+    return re.sub(r"[\W_]+", "_", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).casefold()).strip("_")
 
 
 def find_columns(

@@ -34,7 +34,6 @@ from preprocessing.labels import (
     MAX_CLASSES,
     MAX_LABEL_SETS,
     NAME_END,
-    NEUTRAL_NAME,
     LabelType,
     check_label,
     distinct,
@@ -80,8 +79,6 @@ class Converted(msgspec.Struct):
     fingerprint: dict[str, str] = {}
     parts: list[ConvertedPart] = []
     rows_read: int = 0
-    neutral: int = 0
-    """Rows left out because their label is neutral."""
     filtered: int = 0
     """Rows left out by ``source.where``."""
     without_label: int = 0
@@ -191,19 +188,19 @@ def check_rows(batch: SourceBatch, converted: Converted, keep_columns: bool) -> 
         converted.filtered += int((~is_equal).sum())
         batch = batch.select(is_equal)
     split = read_splits(batch)
-    labels, is_left_out = read_labels(batch, split == UNLABELLED_NUMBER, converted)
+    labels = read_labels(batch, split == UNLABELLED_NUMBER, converted)
     has_label = labels.is_valid().to_numpy(zero_copy_only=False)
-    is_dropped = ~has_label & ~is_left_out & (source.missing_label == "drop" and not batch.file.is_unlabelled)
-    converted.without_label += int(is_dropped.sum())
-    is_used = ~(is_left_out | is_dropped)
-    batch, split, has_label = batch.select(is_used), split[is_used], has_label[is_used]
+    if source.missing_label == "drop" and not batch.file.is_unlabelled:
+        converted.without_label += int((~has_label).sum())
+        batch, split, labels = batch.select(has_label), split[has_label], labels.drop_null()
+        has_label = np.ones(len(batch), bool)
     is_measured = ~has_label & np.isin(split, (VALIDATION_NUMBER, TEST_NUMBER))
     if is_measured.any():
         problem = "there is no label, which rows of validation and test need; take the row out of its split"
         raise batch.error(np.argmax(is_measured), problem)
     split[~has_label] = UNLABELLED_NUMBER
     columns: dict[str, Any] = {"row": batch.numbers, "text": batch.texts()}
-    columns |= {"label": labels.filter(pa.array(is_used)), "split": split}
+    columns |= {"label": labels, "split": split}
     if splits.group_column is not None:
         hashes, indices = map_values(batch, batch.column(splits.group_column), hash_group)
         columns["group"] = np.array(hashes, np.uint64)[indices]
@@ -212,30 +209,27 @@ def check_rows(batch: SourceBatch, converted: Converted, keep_columns: bool) -> 
     return pa.table(columns | (dict(batch.original_columns()) if keep_columns else {}))
 
 
-def read_labels(batch: SourceBatch, is_hidden: np.ndarray, converted: Converted) -> tuple[pa.Array, np.ndarray]:
-    """The class name of every row (string, null without a label), and whether the row is left out for it
-    (bool): its label is neutral. Values in hidden rows are not read.
+def read_labels(batch: SourceBatch, is_hidden: np.ndarray, converted: Converted) -> pa.Array:
+    """The class name of every row (string, null without a label). Values in hidden rows are not read.
 
     Raises ``DataError`` for a label that is not known, for a missing one unless ``source.missing_label`` allows it, and
     for too many classes.
     """
     source = batch.file.source
     if batch.file.is_unlabelled:
-        return pa.nulls(len(batch), pa.string()), np.zeros(len(batch), bool)
+        return pa.nulls(len(batch), pa.string())
     column = batch.values(source.label_column)
     kind, is_joined = type_of(column.type), is_list(column.type) or batch.file.format == "jsonl"
     if is_list(column.type):
         column = pa.array(batch.join_lists(column.to_pylist()), TEXT)
     column = pc.if_else(pa.array(is_hidden), pa.scalar(None, column.type), column)
     names, indices = map_values(batch, column, partial(name_labels, source=source, is_joined=is_joined))
-    is_neutral = np.array([name == NEUTRAL_NAME for name in names], bool)
-    labels = pa.array(names, pa.string(), mask=is_neutral).take(pa.array(indices))
-    converted.neutral += int(is_neutral[indices].sum())
+    labels = pa.array(names, pa.string()).take(pa.array(indices))
     converted.classes = sorted({*converted.classes, *pc.unique(labels).drop_null().to_pylist()})
     check_number(converted.classes, batch.file)
     if kind:
         converted.label_types = sorted({*converted.label_types, kind if isinstance(source.labels, str) else "text"})
-    return labels, is_neutral[indices]
+    return labels
 
 
 def map_values(batch: SourceBatch, column: pa.Array, map_value: Callable[[Any], Any]) -> tuple[list[Any], np.ndarray]:
@@ -253,14 +247,14 @@ def map_values(batch: SourceBatch, column: pa.Array, map_value: Callable[[Any], 
 
 
 def name_label(value: Any, source: SourceConfig) -> str | None:
-    """The class name of a raw label, or ``NEUTRAL_NAME``; None without one. Raises ``ValueError`` for an unknown label,
-    and for a missing one unless ``source`` allows it.
+    """The class name of a raw label; None without one. Raises ``ValueError`` for an unknown label, and for a missing
+    one unless ``source`` allows it.
     """
     text, labels = normalize_label(value), source.label_map
     if not text and source.missing_label == "error":
         raise ValueError("there is no label; fill it in, or leave such rows out with source.missing_label drop")
     if not text or labels is None:
-        return NEUTRAL_NAME if text in map(normalize_label, source.neutral) else name_label_value(value) or None
+        return name_label_value(value) or None
     if text not in labels.name_by_value:
         problem = f"label {quote_value(name_label_value(value))} is not known"
         problem += f"; known are {join_names([*labels.name_by_value])}"
@@ -270,9 +264,9 @@ def name_label(value: Any, source: SourceConfig) -> str | None:
 
 
 def name_labels(value: Any, source: SourceConfig, is_joined: bool) -> str | None:
-    """The class name of a raw cell as ``name_label``; with several labels to a text, their label set as one text, or
-    ``NEUTRAL_NAME`` if one of them is. ``is_joined``: lists have become label sets. Raises ``ValueError`` as
-    ``name_label`` does, for a list where a name is expected, or the reverse, and as ``check_label``.
+    """The class name of a raw cell as ``name_label``; with several labels to a text, their label set as one text.
+    ``is_joined``: lists have become label sets. Raises ``ValueError`` as ``name_label`` does, for a list where a name
+    is expected, or the reverse, and as ``check_label``.
     """
     name, separator = name_label_value(value), source.labels_separator or AUTO
     text = name or ""
@@ -285,8 +279,7 @@ def name_labels(value: Any, source: SourceConfig, is_joined: bool) -> str | None
     is_missing = name is None or (not text.strip() and source.missing_label != "error" and separator != LIST)
     if is_missing or not source.has_label_sets:
         return name_label(value, source)
-    names = {name_label(label, source) for label in split_labels(text, separator)}
-    return NEUTRAL_NAME if NEUTRAL_NAME in names else join_label_set(names)
+    return join_label_set({name_label(label, source) for label in split_labels(text, separator)})
 
 
 def check_number(classes: Collection[str], file: File) -> None:

@@ -33,7 +33,6 @@ FORMAT_BY_SUFFIX = {
     ".ndjson": "jsonl",
     ".json": "jsonl",
     ".parquet": "parquet",
-    ".xlsx": "xlsx",
 }
 
 
@@ -46,7 +45,7 @@ class File:
     name: str
     """For messages and the manifest: the address without its passwords."""
     format: str
-    """csv, jsonl, parquet, xlsx or folder; or txt: one text a line, including blank lines."""
+    """csv, jsonl, parquet or folder; or txt: one text a line, including blank lines."""
     split: str | None
     source: SourceConfig
     splits: SplitConfig
@@ -133,7 +132,7 @@ def format_of(file: File, address: str) -> str:
     if suffix not in FORMAT_BY_SUFFIX:
         refuse_binary(file.name, next(addresses.iter_bytes(address), b""))
         raise ConfigError(
-            f"{file.name}: its ending names no format that is read; set source.format to csv, jsonl, parquet or xlsx, "
+            f"{file.name}: its ending names no format that is read; set source.format to csv, jsonl or parquet, "
             "or save its texts as CSV, one a row"
         )
     return FORMAT_BY_SUFFIX[suffix]

@@ -140,7 +140,7 @@ FILES: dict[str, tuple[dict[str, bytes], str]] = {
     "csv, where": corpus(
         "in.csv", with_column("lang", lambda n: "en" if n % 4 else "fr"), '--source.where {"lang":"en"}'
     ),
-    "csv, latin-1 found": corpus("in.csv", table(WESTERN, encoding="cp1252")),
+    "csv, windows-1252": corpus("in.csv", table(WESTERN, encoding="cp1252"), "--source.encoding cp1252"),
     "jsonl": corpus("in.jsonl", objects()),
     "json, a list": corpus("in.json", json_list(indent=1)),
     "jsonl, two texts": corpus("in.jsonl", objects(TITLED, ("title", "text", "label")), TWO_TEXTS),
@@ -158,7 +158,6 @@ FILES: dict[str, tuple[dict[str, bytes], str]] = {
     ),
     "missing labels unlabelled": corpus("in.csv", table(BLANKS), "--source.missing_label unlabelled"),
     "labels mapped": corpus("in.csv", table(), f"--source.labels {CLASSES}"),
-    "neutral": corpus("in.csv", table(STARS), "--source.neutral three"),
     "column of splits, named": (
         {"in.csv": with_column("part", lambda n: ("tr", "va", "te", "tr", "tr")[n % 5])},
         'in.csv --splits.column part --splits.names {"train":["tr"],"validation":["va"],"test":["te"]}',

@@ -33,7 +33,7 @@ from preprocessing.text.vocabulary import UNK, freeze
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.damage import Damage, byte_damages
 from tests.fuzz.outcome import outcome
-from tests.helpers.corpora import write_csv, write_jsonl, write_xlsx
+from tests.helpers.corpora import write_csv, write_jsonl
 from tests.helpers.datasets import count
 from tests.reference.hostile import PIECES
 
@@ -54,8 +54,6 @@ def write(kind: str, path: Path) -> None:
             write_jsonl(path, rows)
         case "json":
             path.write_text(json.dumps([{"text": text, "label": label} for text, label in rows], indent=1))
-        case "xlsx":
-            write_xlsx(path, [("text", "label"), *rows])
         case "utf16.csv":
             path.write_bytes(write_csv(path, rows).read_text().encode("utf-16"))
         case "csv.gz":
@@ -64,7 +62,7 @@ def write(kind: str, path: Path) -> None:
             write_csv(path, rows)
 
 
-KINDS = ("csv", "utf16.csv", "jsonl", "json", "csv.gz", "parquet", "xlsx")
+KINDS = ("csv", "utf16.csv", "jsonl", "json", "csv.gz", "parquet")
 
 
 def dataset_rows(path: Path) -> list[str]:
@@ -109,12 +107,9 @@ def long_line(path: Path) -> None:
     path.write_bytes(b"text,label\n" + b"a" * (16 << 20))
 
 
-FAR_AWAY = '<row r="999999999999"><c r="A999999999999"><v>1</v></c></row>'
 HOPELESS: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "a million columns": ("a.csv", many_columns, "a.csv: has more than 16,384 columns"),
     "a .zst without end": ("a.csv.zst", bomb, "and perhaps more, over 200 times as many; if they are texts"),
-    "a cell far away": ("a.xlsx", partial(write_xlsx, rows=[], more=FAR_AWAY), "the file is empty"),
-    "a sheet without end": ("a.xlsx", partial(write_xlsx, rows=[], more=" " * (17 << 20)), "over 200 times as many"),
     "a deep list": (
         "a.json",
         lambda path: path.write_text('[{"text": ' + "[" * 5_000_000),

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import csv
 import json
-import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -44,20 +43,6 @@ def write_csv(
 def write_jsonl(path: Path, rows: Iterable[tuple[object, object]]) -> Path:
     lines = [json.dumps({"text": text, "label": label}, ensure_ascii=False) for text, label in rows]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
-
-
-def write_xlsx(path: Path, rows: Iterable[Sequence[object]], more: str = "") -> Path:
-    """A workbook of one sheet, with XML after its rows."""
-    book = pytest.importorskip("openpyxl").Workbook()
-    for row in rows:
-        book.active.append(row)
-    book.save(path)
-    with zipfile.ZipFile(path) as packed:
-        parts = {name: packed.read(name) for name in packed.namelist()}
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
-        for name, content in parts.items():
-            packed.writestr(name, content.replace(b"</sheetData>", more.encode() + b"</sheetData>"))
     return path
 
 

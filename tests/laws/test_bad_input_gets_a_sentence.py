@@ -32,6 +32,7 @@ FILES = {
     "in.csv": small.table(),
     "endless.csv": small.with_column("on", lambda number: "inf" if number == 20 else number),
     "thesis.zip": b"PK\x03\x04",
+    "sheet.xlsx": b"PK\x03\x04",
     "full/thesis.tex": b"",
     "begun/.lock": b"padless 7 host",
     "begun/config.yaml": b"data: data\n",

@@ -164,16 +164,15 @@ def test_a_dataset_that_was_rebuilt_under_its_name_is_refused_unless_it_is_named
     assert command(*arguments, "--data", data) == 0
 
 
-def test_labels_that_the_run_does_not_know_may_be_left_out(
+def test_labels_that_the_run_does_not_know_may_be_named(
     run: Path, evaluate: Callable[..., str], tmp_path: Path
 ) -> None:
     names = Bundle(run / "bundle").info.labels
-    rows = [("fine film", names[0]), ("odd", "meh"), ("bad", names[1]), ("odd", "meh"), ("odd", "so so")]
+    rows = [("fine film", names[0]), ("odd", "meh"), ("bad", names[1]), ("odd", "meh"), ("odd", "so so"), ("odd", "")]
     path = write_csv(tmp_path / "strange.csv", rows)
-    output = evaluate("--input", path, "--output", tmp_path, "--source.neutral", "[meh, so so]")
-    assert "strange.csv: 2 rows, 3 left out" in output
     swapped = f"{{{names[0]}: [{names[1]}, meh], {names[1]}: [{names[0]}, so so]}}"
-    assert "strange.csv: 5 rows" in evaluate("--input", path, "--output", tmp_path, "--source.labels", swapped)
+    options = ("--source.labels", swapped, "--source.missing_label", "drop")
+    assert "strange.csv: 5 rows, 1 left out" in evaluate("--input", path, "--output", tmp_path, *options)
     rows = read_json(tmp_path / "strange.csv.json")["confusion"]
     assert sum(count for label, _, count in rows if label == 0) == 3
 

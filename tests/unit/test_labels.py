@@ -149,14 +149,13 @@ def test_every_split_has_its_share_of_each_class(
 
 
 def test_what_is_no_label_of_a_text_with_several(tmp_path: Path, command: Command) -> None:
-    """Neutral labels leave rows out; an empty cell is no label, or as ``missing_label`` says; null is missing."""
+    """An empty cell is no label, or as ``missing_label`` says; null is missing."""
     cells = ["joy;love", "joy;meh", "love", "", "love;joy;joy", "joy"]
     rows = [(text, cells[at % 6]) for at, (text, _) in enumerate(reviews(120))]
     separated = (write_csv(tmp_path / "a.csv", rows), tmp_path / "data", "--source.labels_separator", ";")
-    manifest = command.build(*separated, "--source.neutral", "meh", "--source.missing_label", "drop")
-    assert (manifest.labels, manifest.label_sets) == (["joy", "love"], [[0], [0, 1], [1]])
-    left_out = manifest.statistics["dropped"]
-    assert (left_out["neutral"], left_out["without_label"]) == (20, 20)
+    manifest = command.build(*separated, "--source.missing_label", "drop")
+    assert (manifest.labels, manifest.label_sets) == (["joy", "love", "meh"], [[0], [0, 1], [0, 2], [1]])
+    assert manifest.statistics["dropped"]["without_label"] == 20
     names = "{happy: [joy, meh], fond: [LOVE]}"
     manifest = command.build(*separated, "--source.labels", names, "--overwrite", "true")
     assert (manifest.labels, manifest.label_sets) == (["happy", "fond"], [[], [0], [0, 1], [1]])

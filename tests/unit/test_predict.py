@@ -33,7 +33,6 @@ from padless.core.jobs import Share
 from preprocessing.config import ReadingOptions
 from preprocessing.text.vocabulary import UNK
 from tests.helpers.commands import unwrapped
-from tests.helpers.corpora import write_xlsx
 
 LABELS = ["bad", 'good, or "fine"']
 COLUMNS = ("predicted", "probability_bad", 'probability_good, or "fine"')
@@ -185,9 +184,6 @@ def test_parquet_keeps_every_type() -> None:
     pq.write_table(pa.table({"text": ["a b", "fine"], "when": seconds}), "in.parquet")
     assert predict("in.parquet", "out.csv") == 0
     assert Path("out.csv").read_text().splitlines()[1] == "a b,14645-06-30 15:06:40.000,bad,0.75,0.25"
-    write_xlsx(Path("in.xlsx"), [("id", "text"), ("7", "a b"), ("8", "fine")])
-    assert run("--input", "in.xlsx") == 0
-    assert Path("in-predicted.csv").read_text().splitlines()[1] == "7,a b,bad,0.75,0.25"
 
 
 def set_stdin(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
@@ -331,7 +327,7 @@ def test_globs_and_folders(capsys: pytest.CaptureFixture[str]) -> None:
         assert [line.split(",")[0] for line in Path("out.csv").read_text().splitlines()] == ["text", *texts]
     assert read_refusal(capsys, "new", "other.csv")[1].startswith("new: holds no *.txt below it; name other files")
     for number in range(20):
-        write_file(f"new/deep/{number:02d}.txt", f"line\nof café {number}".encode("latin-1"))
+        write_file(f"new/deep/{number:02d}.txt", f"line\nof café {number}")
     assert run("new", "--output", "out.csv", "--overwrite", "true", *SMALL) == 0
     assert Stub.texts_seen == [f"line\nof café {number}" for number in range(20)]
     assert 'deep/07.txt,"line\nof café 7",' in Path("out.csv").read_text()
