@@ -107,8 +107,7 @@ def check_dataset(config: RunConfig, *, hashes: bool = True) -> Manifest:
     splits = [open_split(config.data, manifest, name) for name in dict.fromkeys((TRAIN, VALIDATION, *manifest.names))]
     size = sum(totals.bytes for name in manifest.splits for totals in manifest.splits[name])
     if hashes and size <= HASH_LIMIT_BYTES and not splits[0].is_remote:
-        for problem in verify_dataset(folder):
-            raise DataError(problem)
+        verify_dataset(folder)
     return manifest
 
 

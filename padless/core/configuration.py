@@ -29,7 +29,7 @@ from msgspec import Meta
 from padless.core.errors import ConfigError, DataError
 from padless.core.installed import shipped_folder
 from padless.core.schema import MAX_COUNT
-from padless.core.untrusted import MOST_DEPTH, one_line, quote_value, read_bytes, unique
+from padless.core.untrusted import MOST_DEPTH, one_line, quote_value, read_bytes
 
 Texts = Annotated[list[str], Meta(extra={"split": False})]
 """The type of a key whose value on a command line is one text, whatever stands in it."""
@@ -253,13 +253,17 @@ class PlainLoader(LOADER):
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[str, Any]:
         """Raises ``ValueError`` for a key that is no text, and for one that occurs twice."""
-        pairs = [(key.value, self.construct_object(value, deep=True)) for key, value in node.value]
-        for key, value in pairs:
+        mapping = dict[str, Any]()
+        for key_node, value_node in node.value:
+            key, value = key_node.value, self.construct_object(value_node, deep=True)
             if not isinstance(key, str):
                 raise ValueError(f"line {node.start_mark.line + 1}: a list or a mapping where a key belongs")
             if value == NULL and re.search(r":\S", key):
                 raise ValueError(f"{quote_value(key)}: a blank is missing after the colon")
-        return unique(pairs)
+            if key in mapping:
+                raise ValueError(f"the key {quote_value(key)} occurs twice")
+            mapping[key] = value
+        return mapping
 
 
 def parse_yaml(content: str) -> Any:

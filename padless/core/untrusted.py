@@ -7,7 +7,6 @@ A harmful file is refused with a ``DataError``. ``padless.core.schema`` then che
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import stat
 import textwrap
@@ -34,8 +33,6 @@ ADVICE_BY_SIGNATURE = {
     b"PAR1": "Parquet; end its name in .parquet",
 }
 """First bytes of files that are no text -> what they are, and what to do."""
-OPENING_FLAGS = sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_CLOEXEC", "O_BINARY", "O_NOINHERIT"))
-"""For reading, without waiting, as bytes, in this process alone; a system has some of these flags."""
 MOST_LISTED = 20
 LONGEST_SHOWN = 60
 """Most characters of an untrusted value in a message."""
@@ -43,8 +40,7 @@ LONGEST_SHOWN = 60
 
 def quote_value(value: object) -> str:
     """An untrusted value for a message: short, on one line, control characters escaped."""
-    value = public(value) if isinstance(value, str) else value
-    text = repr(value[: LONGEST_SHOWN + 1] if isinstance(value, str | bytes | list | tuple) else value)
+    text = repr(public(value) if isinstance(value, str) else value)
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
 
 
@@ -71,14 +67,9 @@ def check_regular(path: str | Path, mode: int) -> None:
 
 
 def open_regular(path: str | Path) -> BinaryIO:
-    """Open a regular file, without blocking. Raises ``DataError`` for another kind, ``OSError`` as ``open``."""
-    descriptor = os.open(path, OPENING_FLAGS)
-    try:
-        check_regular(path, os.fstat(descriptor).st_mode)
-        return os.fdopen(descriptor, "rb")
-    except BaseException:
-        os.close(descriptor)
-        raise
+    """Open a regular file. Raises ``DataError`` for another kind, ``OSError`` as ``open``."""
+    check_regular(path, os.stat(path).st_mode)
+    return open(path, "rb")
 
 
 def read_bytes(path: str | Path, max_bytes: int) -> bytes:
@@ -119,11 +110,10 @@ def sha256_of(file: BinaryIO) -> str:
 def parse_json(data: bytes) -> Any:
     """Parse strict JSON in UTF-8, of at most ``MOST_DEPTH`` levels. Raises ``ValueError``.
 
-    msgspec refuses NaN, infinities, also as ``1e999``, and half a surrogate pair; Python's reader sees equal keys.
+    msgspec refuses NaN, infinities, also as ``1e999``, and half a surrogate pair.
     """
     try:
-        msgspec.json.decode(data)
-        value = json.loads(data, object_pairs_hook=unique)
+        value = msgspec.json.decode(data)
         if _depth(value) <= MOST_DEPTH:
             return value
     except RecursionError:
@@ -140,21 +130,10 @@ def read_json(path: str | Path, advice: str) -> Any:
         return parse_json(read_bytes(path, MOST_JSON))
     except FileNotFoundError:
         raise
-    except OSError as error:
-        raise DataError(f"{path}: not readable ({error.strerror}); {advice}") from None
-    except ValueError as error:
-        raise DataError(f"{path}: not readable as JSON ({error}); {advice}") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not readable as JSON ({one_line(error)}); {advice}") from None
 
 
 def _depth(value: Any) -> int:
     parts = value.values() if isinstance(value, dict) else value
     return 1 + max(map(_depth, parts), default=0) if isinstance(value, dict | list) else 0
-
-
-def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The mapping of these keys and values. Raises ``ValueError`` if a key occurs twice."""
-    mapping = dict(pairs)
-    if len(mapping) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the key {quote_value(next(name for name in mapping if names.count(name) > 1))} occurs twice")
-    return mapping

@@ -1,27 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reports on a dataset from its manifest, as tables or JSON; a dataset as pandas frames and Arrow
-tables, with ids decoded to tokens; and its checks: bytes against the manifest, lengths, labels and ids against ranges.
+"""Shows a dataset: classes, lengths, first rows, rows left out; reads it as pandas frames and Arrow tables, with ids
+decoded to tokens; and checks it: bytes against the manifest, lengths, labels and ids against ranges.
 """
 
 from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from padless.core.arrays import unpad_segments
-from padless.core.cli import print_json
 from padless.core.errors import DataError
 from padless.core.schema import Name
 from padless.core.split_names import UNLABELLED
-from padless.core.terminal import Screen, count_noun, plain_line, print_stderr, printable, public, shorten_line
+from padless.core.terminal import Screen, count_noun, plain_line, printable, public, shorten_line
 from padless.core.untrusted import open_regular, sha256_of
 from preprocessing.dataset import remote
 from preprocessing.dataset.shards import (
@@ -40,10 +39,9 @@ from preprocessing.text.vocabulary import Vocabulary
 if TYPE_CHECKING:
     import pandas as pd
 
-PERCENTILES = (5, 25, 50, 75, 95, 99)
-TITLES = {"labels": "label {}", "length_percentiles": "length of {} %, at most"}
-"""Figures of a split by label or percentage, and the titles of their lines in the table."""
-
+PERCENTILES = (5, 50, 95)
+NUM_EXAMPLES, MAX_EXAMPLE_CELLS = 3, 100
+"""Rows that are shown, and the width of their texts."""
 REASONS = {
     "filtered": "with another value than source.where says",
     "without_label": "without a label (source.missing_label)",
@@ -59,102 +57,60 @@ MAX_CLASS_CELLS, MAX_CLASSES_PER_LINE = 32, 12
 
 @dataclass(frozen=True, kw_only=True)
 class InspectConfig:
-    """Label balance, lengths, truncation, unknown tokens, duplicates."""
+    """Classes, lengths, unknown tokens, first rows, and rows that are left out or suspect."""
 
     SUBJECT = ("data",)
     data: Name
     """Dataset directory."""
     verify: bool = False
-    """Check every byte instead; each problem is a line, and the exit code is 3."""
-    json: bool = False
-    """Print one JSON object instead of tables; with verify, the list of problems."""
+    """Check every byte instead; the first file that is wrong is named, and the exit code is 3."""
 
 
-def main(config: InspectConfig) -> int:
-    """Print what is in a dataset, or what is wrong with it; returns the exit code."""
-    root = remote.local(config.data)
-    if not config.verify:
-        manifest = read_complete(root)
-        if config.json:
-            print_json(collect_figures(root, manifest))
-        else:
-            Screen().print_lines(describe_dataset(root, manifest))
-        return 0
-    problems = verify_dataset(root)
-    for problem in problems:
-        print_stderr(f"error: {problem}")
-    if config.json:
-        print_json({"problems": problems})
-    elif not problems:
+def main(config: InspectConfig) -> None:
+    """Print what is in a dataset, or that it is whole. Raises ``DataError``."""
+    if config.verify:
+        root = remote.local(config.data)
+        verify_dataset(root)
         print(f"ok: {public(config.data)}: {read_manifest(root).summary()}")
-    return DataError.exit_code if problems else 0
+    else:
+        Screen().print_lines(describe_dataset(Dataset(config.data)))
 
 
-def read_complete(root: str | Path) -> Manifest:
-    """The manifest of a dataset directory with its vocabulary. Raises ``DataError`` unless both are readable."""
-    manifest = read_manifest(root)
-    check_vocabulary(root, manifest)
-    return manifest
-
-
-def collect_figures(root: str | Path, manifest: Manifest) -> dict[str, Any]:
-    """What ``--json`` prints of a dataset: its text options, its statistics, and the figures of each split."""
-    statistics = {name: value for name, value in manifest.statistics.items() if name != "splits"}
-    figures_by_split = {name: describe_split(manifest, name) for name in manifest.names}
-    return {
-        "dataset": str(root),
-        "fingerprint": manifest.fingerprint,
-        "labels": manifest.labels,
-        "vocabulary_size": manifest.vocabulary_size,
-        "text": manifest.text,
-        "statistics": statistics,
-        "splits": figures_by_split,
-    }
-
-
-def describe_dataset(root: str | Path, manifest: Manifest) -> str:
-    """A table with a column for each split, and lines on the rows. Raises ``DataError`` for statistics of another
-    version.
+def describe_dataset(dataset: Dataset) -> str:
+    """A table with a column for each split, the first rows, and lines on the rows. Raises ``DataError`` for statistics
+    of another version.
     """
     import pandas as pd
 
-    pipeline = TextPipeline.from_json(manifest.text, root)
-    columns = {name: format_column(describe_split(manifest, name)) for name in manifest.names}
-    table = pd.DataFrame(columns).fillna("-")
-    lines = [f"{root}: vocabulary {manifest.vocabulary_size:,}, {pipeline.spec.summary()}", "", table.to_string(), ""]
+    manifest, path = dataset.manifest, dataset.path
+    summary = TextPipeline.from_json(manifest.text, path).spec.summary()
+    table = pd.DataFrame({name: describe_split(manifest, name) for name in manifest.names}).fillna("-")
+    lines = [f"{path}: vocabulary {manifest.vocabulary_size:,}, {summary}", "", table.to_string(), ""]
+    for name in manifest.names[:1]:
+        rows = next(dataset.batches(name)).slice(0, NUM_EXAMPLES).to_pylist()
+        lines += [f"{row['label']}: {shorten_line(row['text'], MAX_EXAMPLE_CELLS)}" for row in rows]
     try:
         if "rows_read" in manifest.statistics:
-            lines += [f"read: {rows_in_words(manifest)}", *lines_on_splits(manifest), *lines_on_rows(manifest)]
+            lines += ["", f"read: {rows_in_words(manifest)}", *lines_on_rows(manifest)]
     except (KeyError, TypeError, ValueError, AttributeError, IndexError):
-        raise DataError(f"{root}: its statistics are not those of this version; {REBUILD}") from None
+        raise DataError(f"{path}: its statistics are not those of this version; {REBUILD}") from None
     return printable("\n".join(lines))
 
 
-def describe_split(manifest: Manifest, name: str) -> dict[str, Any]:
-    """The figures of a split: label balance, lengths, truncation and unknown tokens."""
-    rows, tokens, lengths = manifest.rows(name), manifest.tokens(name), manifest.rows_by("lengths", name)
-    ranks = [rows * percent / 100 for percent in PERCENTILES]
-    positions = np.cumsum([*lengths.values()]).searchsorted(ranks)
-    percentiles = np.array([*lengths])[positions].tolist()
-    figures: dict[str, Any] = {
-        "rows": rows,
-        "labels": dict(zip(manifest.labels, manifest.class_rows(name), strict=True)),
-        "tokens": tokens,
-        "mean_length": round(tokens / rows, 2),
-        "length_percentiles": dict(zip(map(str, PERCENTILES), percentiles, strict=True)),
-    }
+def describe_split(manifest: Manifest, name: str) -> dict[str, str]:
+    """The column of a split in the table: rows of each class, lengths, and the share of tokens without an id."""
+    num_rows, rows_by_length = manifest.rows(name), manifest.rows_by("lengths", name)
+    numbers: dict[str, float] = {"rows": num_rows}
+    for label, rows in zip(manifest.labels, manifest.class_rows(name), strict=True):
+        numbers[f"label {plain_line(label)}"] = rows
+    numbers["mean length"] = round(manifest.tokens(name) / num_rows, 2)
+    totals = np.cumsum([*rows_by_length.values()])
+    for percent in PERCENTILES:
+        numbers[f"length of {percent} %, at most"] = [*rows_by_length][totals.searchsorted(num_rows * percent / 100)]
     statistics = manifest.statistics.get("splits", {}).get(name, {})
-    return figures | {key: statistics[key] for key in ("unknown_rate", "truncated", "empty") if key in statistics}
-
-
-def format_column(figures: Mapping[str, Any]) -> dict[str, str]:
-    """The column of a split in the table: titles, and numbers as texts."""
-    cells = dict[str, str]()
-    for name, value in figures.items():
-        title = TITLES.get(name, name.replace("_", " "))
-        for key, number in value.items() if isinstance(value, dict) else [("", value)]:
-            cells[title.format(plain_line(key))] = f"{number:,}"
-    return cells
+    if "unknown_rate" in statistics:
+        numbers["unknown rate"] = statistics["unknown_rate"]
+    return {title: f"{number:,}" for title, number in numbers.items()}
 
 
 def rows_in_words(manifest: Manifest) -> str:
@@ -188,7 +144,7 @@ def join_first(names: list[str]) -> str:
 
 
 def lines_on_splits(manifest: Manifest) -> Iterator[str]:
-    """Lines on groups, times, folds and unlabelled rows."""
+    """Lines on groups and times."""
     statistics = manifest.statistics
     if groups := statistics.get("groups"):
         sizes = f"{groups['groups']:,} groups, the largest of {groups['largest']:,} rows"
@@ -199,13 +155,6 @@ def lines_on_splits(manifest: Manifest) -> Iterator[str]:
     if times := statistics.get("times"):
         starts = "; ".join(f"{split} from {time}" for split, time in times["from"].items())
         yield f"splits: by {times['column']}: {starts}; {times['without']:,} rows without a time are in train"
-    if "folds" in statistics:
-        rows = statistics["folds"]["rows"]
-        sizes = f"{len(rows)} folds of {min(rows):,} to {max(rows):,} rows of training and validation"
-        yield f"folds: {sizes}, groups and equal texts whole"
-    if UNLABELLED in statistics:
-        num_kept, num_rows = manifest.rows(UNLABELLED), statistics[UNLABELLED]["rows"]
-        yield f"unlabelled: {num_kept:,} of {num_rows:,} rows without labels are kept"
 
 
 def lines_on_rows(manifest: Manifest) -> list[str]:
@@ -236,7 +185,8 @@ class Dataset(Mapping[str, "pd.DataFrame"]):
     def __init__(self, address: str | Path) -> None:
         """Open the dataset at a path or a remote address. Raises ``DataError`` unless it is complete."""
         self.path = remote.local(str(address))
-        self.manifest = read_complete(self.path)
+        self.manifest = read_manifest(self.path)
+        check_vocabulary(self.path, self.manifest)
         self.labels = list(self.manifest.labels)
         """The names of the classes; a class's number is its index here."""
         classes = convert_names(self.labels, self.manifest.label_type)
@@ -307,31 +257,20 @@ def batch_of(block: Block, vocabulary: Vocabulary, labels: pa.Array, fold: int |
     return pa.RecordBatch.from_pydict(columns)
 
 
-def verify_dataset(root: str | Path) -> list[str]:
+def verify_dataset(root: str | Path) -> None:
     """Check a dataset directory in full: manifest, vocabulary, every shard's bytes and, if they are right, what a
     training checks of the rows. Remote shards are checked when they are read.
 
-    Returns one sentence per problem; raises ``DataError`` if there is no readable manifest or index.
+    Raises ``DataError`` with the first problem.
     """
     manifest = read_manifest(root)
-    problems = problems_of(check_vocabulary, root, manifest)
-    sha256 = json.loads(Path(root, MANIFEST).read_bytes()).get("vocabulary_sha256")
-    problems += problems_of(check_bytes, Path(root, VOCABULARY), sha256)
+    check_vocabulary(root, manifest)
+    check_bytes(Path(root, VOCABULARY), json.loads(Path(root, MANIFEST).read_bytes()).get("vocabulary_sha256"))
     if not Path(root, remote.ADDRESS).exists():
         for info in manifest.shards(root):
-            problems += problems_of(check_bytes, Path(root, info.path), info.sha256)
-    for name in manifest.names if not problems else ():
-        problems += problems_of(lambda name: deque(remote.split_of(root, manifest, name).blocks, 0), name)
-    return problems
-
-
-def problems_of(check: Callable[..., object], *arguments: Any) -> list[str]:
-    """The sentence of the ``DataError`` that a check raises, if it does."""
-    try:
-        check(*arguments)
-    except DataError as error:
-        return [str(error)]
-    return []
+            check_bytes(Path(root, info.path), info.sha256)
+    for name in manifest.names:
+        deque(remote.split_of(root, manifest, name).blocks, 0)
 
 
 def check_bytes(path: Path, sha256: str) -> None:

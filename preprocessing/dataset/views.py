@@ -5,7 +5,7 @@ their rows, read again from the sources that a manifest names, since shards hold
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -72,58 +72,48 @@ def find_originals(
     """The texts of ``rows``, with numbers as in the shards, from the sources in the manifest: ``everywhere``, or in
     local ones of at most ``MAX_BYTES``; and the reason, one clause, why some are missing.
     """
-    if manifest is None:
-        return {}, "there is no manifest of the dataset to say where they came from"
     wanted, text_by_row = set(rows), dict[int, str]()
-    reason = None
-    for entry in manifest.provenance.get("sources", []):
-        of_entry = sorted(wanted.intersection(range(entry["first_row"], entry["first_row"] + entry["rows"])))
-        if not of_entry:
-            continue
+    provenance = {} if manifest is None else manifest.provenance
+    reason = "no manifest of the dataset says where they came from"
+    for entry in provenance.get("sources", []):
+        first_row = entry["first_row"]
+        rows_of_entry = [row for row in wanted if 0 <= row - first_row < entry["rows"]]
         try:
-            if entry["bytes"] > MAX_BYTES and not everywhere:
-                too_large = f"has more than {MAX_BYTES >> 20:,} MiB, which is not searched for a report"
-                raise DataError(f"{entry['name']} {too_large}")
-            file = find_file(entry, manifest.provenance.get("config", {}), fetches=everywhere)
-            text_by_row |= read_originals(file, entry, np.array(of_entry))
+            if rows_of_entry:
+                file = find_file(entry, provenance.get("config", {}), everywhere)
+                text_by_row |= read_originals(file, first_row, rows_of_entry)
         except (UserError, OSError) as error:
             reason = " ".join(str(error).split())
-    if reason is None and len(text_by_row) < len(wanted):
-        reason = "the manifest does not say where they came from"
-    return text_by_row, reason
+    return text_by_row, reason if len(text_by_row) < len(wanted) else None
 
 
-def read_originals(file: File, entry: Mapping[str, Any], rows: np.ndarray) -> dict[int, str]:
-    """The texts of ``rows``, which are all from the ``file`` of this ``entry`` of the manifest.
-
-    Raises ``DataError`` with a clause if it has changed, and the errors of reading a corpus.
+def read_originals(file: File, first_row: int, rows: Sequence[int]) -> dict[int, str]:
+    """The texts of ``rows`` of the dataset, in which the first one of ``file`` has the number ``first_row``. Raises the
+    errors of reading a corpus.
     """
-    text_by_row, num_rows = dict[int, str](), 0
+    text_by_row = dict[int, str]()
     for batch in open_reader(file).batches():
-        numbers = entry["first_row"] - 1 + batch.numbers
+        numbers = first_row - 1 + batch.numbers
         is_wanted = np.isin(numbers, rows)
-        if is_wanted.any():
-            texts = batch.select(is_wanted).texts().to_pylist()
-            text_by_row |= dict(zip(numbers[is_wanted].tolist(), (text or "" for text in texts), strict=True))
-        num_rows += len(batch)
-    if (fingerprint_of(file), num_rows) != (entry["fingerprint"], entry["rows"]):
-        raise DataError(f"{file.name} has changed since the dataset was made of it")
+        texts = batch.select(is_wanted).texts().fill_null("").to_pylist()
+        text_by_row |= dict(zip(numbers[is_wanted].tolist(), texts, strict=True))
     return text_by_row
 
 
-def find_file(entry: Mapping[str, Any], config: Mapping[str, Any], *, fetches: bool) -> File:
+def find_file(entry: Mapping[str, Any], config: Mapping[str, Any], everywhere: bool) -> File:
     """The file of an ``entry`` of the manifest, found again with the configuration in the manifest.
 
-    Raises ``DataError``.
+    Raises ``DataError`` with a clause if it is gone, has changed, or is not looked for.
     """
     try:
         source, splits = SourceConfig(**config["source"]), SplitConfig(**config["splits"])
     except (KeyError, TypeError, ValueError, AttributeError):  # the manifest is untrusted: values may have any type
         raise DataError("another version of padless has written down where they came from") from None
-    if not fetches and any(addresses.is_remote(address) for address, _ in source.addresses):
-        raise DataError("they lie on a remote store, from which a report fetches nothing")
+    is_remote = any(addresses.is_remote(address) for address, _ in source.addresses)
+    if not everywhere and (is_remote or entry["bytes"] > MAX_BYTES):
+        raise DataError(f"a report reads no remote sources, and none of more than {MAX_BYTES >> 20:,} MiB")
     for file in list_files(source, splits):
-        if file.name == entry["name"] and file.split == entry.get("split", file.split):
+        if file.name == entry["name"] and fingerprint_of(file) == entry["fingerprint"]:
             column = entry.get("text_column")
             return replace(file, source=replace(source, text_column=column)) if isinstance(column, str) else file
-    raise DataError(f"{entry['name']} is no longer where it was when the dataset was made of it")
+    raise DataError(f"{entry['name']} is not as it was when the dataset was made of it")

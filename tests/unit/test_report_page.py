@@ -90,7 +90,7 @@ def test_a_source_that_has_changed_gives_no_texts(folder: Path, pair: Path) -> N
     finally:
         corpus.write_bytes(content)
     page = words(path)
-    assert f"{corpus} has changed since the dataset was made of it." in page
+    assert f"{corpus} is not as it was when the dataset was made of it." in page
     figures = read_figures(run, "test")
     assert " ".join(figures["mistakes"][0]["tokens"][:5]) in page
     linear = read_json(pair / "baseline" / "test.json")
@@ -209,4 +209,4 @@ def test_the_originals_of_rows_come_from_their_source_or_it_is_said_why_not(tmp_
     config = manifest.provenance["config"]
     config = {**config, "source": {**config["source"], "path": ["s3://bucket/corpus.csv"]}}
     remote = replace(manifest, provenance={**manifest.provenance, "config": config})
-    assert find_originals(remote, [1]) == ({}, "they lie on a remote store, from which a report fetches nothing")
+    assert find_originals(remote, [1]) == ({}, "a report reads no remote sources, and none of more than 256 MiB")

@@ -27,7 +27,7 @@ from harness.rundir import checkpoint
 from padless.core import atomic
 from padless.core.atomic import refusal
 from padless.core.errors import ConfigError, StorageError, UserError
-from padless.core.untrusted import MOST_DEPTH, parse_json
+from padless.core.untrusted import parse_json
 from tests.helpers.bundles import write_run
 from tests.helpers.commands import PLAIN_RECIPE, ROOT, run_module
 from tests.helpers.corpora import contents, reviews, write_csv
@@ -213,11 +213,9 @@ def test_on_a_full_disk_a_command_stops_and_goes_on_when_there_is_room(
 BAD = {
     b"NaN": "invalid character",
     b"1e999": "out of range",
-    b'{"a": 1, "b": {"c": 1, "c": 2}}': "the key 'c' occurs twice",
-    b"[" * (MOST_DEPTH + 1) + b"]" * (MOST_DEPTH + 1): "more than 32 deep",
     b'{"a":' * 500 + b"1" + b"}" * 500: "more than 32 deep",
     rb'"\ud800"': "truncated",
-    b'"\xff"': "can't decode byte 0xff|Invalid UTF-8",
+    b'"\xff"': "Invalid UTF-8",
     b"{} x": "trailing characters",
 }
 
