@@ -188,21 +188,16 @@ class LanguageModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrackingConfig:
-    """Trackers; they receive the rows of ``metrics.jsonl`` in the run directory, which is always written."""
+    """The tracker; it receives the rows of ``metrics.jsonl`` in the run directory, which is always written."""
 
     tracker: str = "none"
-    """Name of one of Accelerate's trackers, such as wandb, or several with commas; none: only metrics.jsonl."""
+    """wandb, or the name of another tracker in the registry; none: only metrics.jsonl."""
     project: str = "padless"
     """Project name in the tracker."""
     name: str | None = None
     """Display name of the run; the run directory's name unless given."""
     log_every: AtLeast1 = 20
     """Optimizer steps between two lines of metrics."""
-
-    @property
-    def trackers(self) -> list[str]:
-        """The trackers' names as a list."""
-        return [name for name in self.tracker.replace(",", " ").split() if name != "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,7 +273,7 @@ class RunConfig:
     order: OrderConfig = OrderConfig()
     """The order of rows:"""
     tracking: TrackingConfig = TrackingConfig()
-    """Metrics and trackers:"""
+    """Metrics and tracker:"""
     evaluation: EvaluationConfig = EvaluationConfig()
     """Probabilities and labels:"""
     language_model: LanguageModelConfig = LanguageModelConfig()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from harness.config import Choice, RunConfig, name_run
 from harness.distributed.devices import count_cards
 from harness.distributed.stopping import AlreadyFinished, run_rank
-from harness.output.tracking import check_trackers
+from harness.output.tracking import check_tracker
 from harness.rundir.events import Observer, Observers
 from harness.rundir.records import LAUNCH_ID
 from harness.training.rules import CHOICES, ResolvedConfig, resolve_config
@@ -70,12 +70,12 @@ def observers_of(config: RunConfig, *, reports: bool) -> list[Observer]:
     """The receivers of a run's events on rank 0. Raises ``ConfigError`` for a tracker that cannot be used."""
     from harness.output.console import Console
     from harness.output.report import RunReport
-    from harness.output.tracking import Trackers
+    from harness.output.tracking import TrackerObserver
 
-    check_trackers(config.tracking)
+    check_tracker(config.tracking)
     if config.dry_run:
         return [Console(config)]
-    followers = [Console(config), Trackers(config)]
+    followers = [Console(config), TrackerObserver(config)]
     return [RunReport(config, Observers(followers)), *followers] if reports else followers
 
 

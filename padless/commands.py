@@ -55,11 +55,11 @@ COMMANDS = (
     ),
     Command(
         "report",
-        "RUN …",
-        "HTML report of one run or several.",
+        "RUN",
+        "HTML report of a run.",
         "harness.output.report:main",
         "harness.output.report:ReportConfig",
-        example="padless report runs/first runs/second -o both.html",
+        example="padless report runs/first --open",
     ),
     Command(
         "inspect",

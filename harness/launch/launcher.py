@@ -34,7 +34,7 @@ from harness.config import RunConfig, to_dict
 from harness.distributed import devices
 from harness.distributed.stopping import REASONS, read_reasons
 from harness.launch.options import TrainConfig, accelerate_arguments, complete_options
-from harness.output.tracking import check_trackers
+from harness.output.tracking import check_tracker
 from harness.rundir.layout import MAX_CLAIM_S, check_claim, is_free
 from harness.rundir.records import LAUNCH_ID, Ending, State, read_status, write_status
 from harness.training import preflight
@@ -96,7 +96,7 @@ def launch_training(launch_config: TrainConfig, recipe: RunConfig, start: Start 
     """Check, start, wait; returns the run's own exit code. ``start`` replaces ``run_ranks``."""
     screen = Screen(quiet=recipe.quiet)
     screen.show_work("reading the dataset")
-    check_trackers(recipe.tracking)
+    check_tracker(recipe.tracking)
     if not recipe.dry_run:  # another launch reads the status of its run when its ranks have ended
         check_claim(Path(recipe.run), MAX_CLAIM_S)
     options = complete_options(launch_config)

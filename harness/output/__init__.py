@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""W&B and other trackers, each in its own process."""
+"""What people get of a training: console, tracker, report, exports."""

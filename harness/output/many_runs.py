@@ -137,9 +137,7 @@ def summarize_runs(folder: Path, started: Sequence[Member]) -> dict[str, Any]:
     kind = started[0].kind
     values = read_summary(folder, kind)
     if values is None:
-        raise DataError(
-            f"{folder}: its runs ({join_runs(started)}) have not all finished; wait, or name those to compare"
-        )
+        raise DataError(f"{folder}: its runs ({join_runs(started)}) have not all finished; wait, or name one of them")
     finished = [entry["run"] for entry in values["runs"]]
     return {
         "folder": folder.resolve().name,

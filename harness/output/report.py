@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``padless report RUN [RUN …]``: makes one HTML file of run directories, without network access or scripts.
+"""``padless report RUN``: makes one HTML file of a run, or of the runs of one command, without network access or
+scripts.
 
 Every run ends with a report; a failure to write it does not fail the run. matplotlib draws each chart as an SVG image,
 which the page embeds. A run has the same colour and position in every legend; so has a class in the report of one run.
@@ -18,7 +19,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,11 @@ import numpy as np
 import yaml
 
 from harness.baselines.measured import FOLDER as BASELINE
-from harness.baselines.measured import Comparison, find_results
+from harness.baselines.measured import find_results
 from harness.baselines.tfidf import estimate_seconds, names_of
 from harness.config import CLASSIFIER, RunConfig, flat
 from harness.inference import explanation
 from harness.metrics.figures import (
-    FIGURES,
     LOG_LOSS,
     LOG_LOSS_OF_SETS,
     majority,
@@ -44,16 +43,7 @@ from harness.metrics.intervals import wilson
 from harness.metrics.metrics import LISTED_CONFUSIONS, largest_confusions, worst_first
 from harness.output.charts import MIN_BIN_ROWS, NUM_COLOURS, learning_charts, quality_charts
 from harness.output.many_runs import summarize_runs
-from harness.output.run_facts import (
-    RunFacts,
-    compare_linear,
-    compare_with_first,
-    differing_settings,
-    mistakes_of,
-    rank,
-    ranking_figure,
-    unique_names,
-)
+from harness.output.run_facts import RunFacts, compare_linear, mistakes_of
 from harness.rundir.bundle_files import split_facts
 from harness.rundir.events import Observer
 from harness.rundir.layout import REPORT, members, writable_path
@@ -62,7 +52,7 @@ from padless.core import atomic
 from padless.core.errors import DataError, UserError
 from padless.core.installed import VERSION
 from padless.core.processes import lower_priority, start_child
-from padless.core.schema import LocalPath, LocalPaths
+from padless.core.schema import LocalPath
 from padless.core.signals import STOP
 from padless.core.split_names import TEST, VALIDATION
 from padless.core.terminal import count_noun, duration, print_stderr, public, public_values
@@ -71,8 +61,6 @@ from preprocessing.dataset.views import read_data
 
 FOLDER = Path(__file__).parent
 TEMPLATE, STYLE = "report.html.j2", "report.css"
-GENERATOR = f"padless sha256={'0' * 64}"
-"""``generator`` of a report."""
 MAX_MATRIX_CLASSES = 20
 """Of a whole confusion matrix; of more classes only the largest cells are shown."""
 SUMMARY = "baseline"
@@ -88,63 +76,58 @@ FIRST_VICTIM = "1000"
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig:
-    """Write one HTML report about one run, or comparing several.
+    """Write one HTML report about a run.
 
     For a folder of train --seeds or --folds, the report shows the spread of its runs.
     """
 
     SUBJECT = ("run",)
-    run: LocalPaths
-    """Run directories, or folders of train --seeds or --folds."""
+    run: LocalPath
+    """Run directory, or folder of train --seeds or --folds."""
     output: LocalPath | None = None
-    """File to write; RUN/report.html for one run, or one folder of runs, report.html in the current directory for
-    several."""
+    """File to write, by default RUN/report.html, which is replaced."""
     overwrite: bool = False
-    """Replace an existing file that is not a report."""
+    """Replace an existing output."""
     open: bool = False
     """Show it in the browser."""
 
 
 def main(config: ReportConfig) -> None:
-    """Write the report of the given runs, print its path, and open it if that is asked for."""
+    """Write the report of the given run, print its path, and open it if that is asked for."""
     path = write_report(config.run, config.output, overwrite=config.overwrite)
     print(f"written to {path}")
     if config.open and not webbrowser.open(path.absolute().as_uri()):
         print(f"no browser can be opened here; open {path.absolute()} in yours")
 
 
-def write_report(runs: Sequence[str | Path], output: str | Path | None = None, *, overwrite: bool = False) -> Path:
-    """Write the report of ``runs`` and return its path.
+def write_report(run: str | Path, output: str | Path | None = None, *, overwrite: bool = False) -> Path:
+    """Write the report of ``run``, a run or a folder of runs, and return its path.
 
-    Raises ``DataError`` for a path that is not a run or has no metrics, ``ConfigError`` for an existing file that is
-    not a report, or was edited, without ``overwrite``.
+    Raises ``DataError`` for a path that is not a run or has no metrics, ``ConfigError`` for an existing ``output``
+    without ``overwrite``.
     """
-    folders = list(map(Path, runs))
-    first, spread, directories = folders[0], None, list[Path]()
-    for folder in folders:
-        started = members(folder)
-        if started and len(folders) == 1:
-            spread = summarize_runs(folder, started)
-            started = spread["runs"]
-        directories += [run.path for run in started] or [folder]
-    target = Path(output or (first / REPORT if len(folders) == 1 else REPORT))
-    atomic.check_replaced(target, overwrite, partial(atomic.is_sealed, target))
+    started, spread, directories = members(run), None, [Path(run)]
+    if started:
+        spread = summarize_runs(Path(run), started)
+        directories = [member.path for member in spread["runs"]]
+    target = Path(output or Path(run) / REPORT)
+    atomic.check_replaced(target, overwrite or output is None)
     page = render_page([RunFacts(directory) for directory in directories], spread)
     with atomic.storage_errors(target, otherwise="name another --output"):
-        atomic.write_bytes(target, atomic.seal(page.encode()))
+        atomic.write_text(target, page)
     return target
 
 
 def write_report_quietly(run: str | Path) -> None:
     """Write the report at the end of a run; any error becomes one warning and does not fail the run."""
     try:
-        write_report([run])
+        write_report(run)
     except Exception as error:
         print_stderr(f"warning: no report written ({one_line(error)}); padless report {run} tries again")
 
 
 def render_page(runs: Sequence[RunFacts], spread: dict[str, Any] | None) -> str:
-    """The page; ``spread`` is the result of ``summarize_runs`` for ``runs``, which then keep their order.
+    """The page of one run, or of the ``runs`` of which ``spread`` is the result of ``summarize_runs``.
 
     The template escapes every text except charts and style. Control characters are escaped visibly. A policy forbids
     scripts and loading; it allows the style sheet by its hash, and style attributes, which charts and marks need;
@@ -161,39 +144,21 @@ def render_page(runs: Sequence[RunFacts], spread: dict[str, Any] | None) -> str:
     )
     environment.filters.update(FILTERS)
     environment.globals |= {"bin_rows": MIN_BIN_ROWS, "log_loss": LOG_LOSS, "log_loss_of_sets": LOG_LOSS_OF_SETS}
-    runs = rank(runs) if spread is None else runs
-    num_datasets = len({run.fingerprint or run.directory for run in runs})
-    for run, name in zip(runs, unique_names(runs), strict=True):
-        run.name = name
-    details = view_details(runs[0]) if len(runs) == 1 and spread is None else None
     measured_splits = {run.split for run in runs} - {None}
     chart_split = VALIDATION if measured_splits == {VALIDATION} else TEST
     style = (FOLDER / STYLE).read_text(encoding="utf-8") + explanation.STYLE
-    title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs side by side"
-    numbers, pairs = list(range(1, len(runs) + 1)), list[tuple[str, Comparison]]()
-    if spread is not None:
-        title = f"{spread['folder']}: {count_noun(len(runs), spread['kind'])}"
-        numbers = [run.number for run in spread["runs"]]
-    elif num_datasets == 1:
-        pairs = compare_with_first(runs)
     page = {
-        "title": title,
-        "generator": GENERATOR,
+        "title": runs[0].name if spread is None else f"{spread['folder']}: {count_noun(len(runs), spread['kind'])}",
         "style": style,
         "style_hash": base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
         "spread": spread,
         "made": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "version": VERSION,
         "runs": runs,
-        "details": details,
+        "details": view_details(runs[0]) if spread is None else None,
         "learning": learning_charts(runs),
         "quality": quality_charts(runs, chart_split),
         "split": chart_split,
-        "differing": differing_settings(runs),
-        "pairs": pairs,
-        "apart": num_datasets > 1,
-        "numbers": numbers,
-        "ranked_by": FIGURES[ranking_figure(runs)].title,
         "slots": NUM_COLOURS,
     }
     return explanation.escape_controls(environment.get_template(TEMPLATE).render(page))

@@ -1,23 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads and checks the files of each run directory of a report, and ranks several runs.
-
-Runs are ranked by validation: choosing a run by the test split would make it a validation split.
-"""
+"""Reads and checks the files of each run directory of a report."""
 
 from __future__ import annotations
 
-import math
-import os
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from harness.baselines.measured import Comparison, compare_with_run, find_results
-from harness.config import LANGUAGE_MODEL, flat
+from harness.config import LANGUAGE_MODEL
 from harness.data.run_rows import hold_out
 from harness.inference.explanation import as_html, split_text
-from harness.metrics.figures import CHOSEN_BY, FIGURES, still_improving
+from harness.metrics.figures import CHOSEN_BY, still_improving
 from harness.rundir.bundle_files import find_info
 from harness.rundir.json_files import Line
 from harness.rundir.layout import BUNDLE, METRICS, THROUGHPUT
@@ -40,7 +34,7 @@ class RunFacts:
     def __init__(self, directory: str | Path) -> None:
         """Read it. Raises ``DataError`` if it is not a run, has no metrics, or is damaged."""
         self.directory = Path(directory)
-        self.name = self.directory.name
+        self.name = self.directory.resolve().name
         self.config = read_run_config(directory)
         lines = read_log(directory)
         if not lines:
@@ -143,54 +137,6 @@ def find_manifest(config: dict[str, Any], fingerprint: str | None) -> tuple[Mani
         return hold_out(manifest, config.get("fold"), data), None
     except DataError as error:
         return None, str(error)
-
-
-def ranking_figure(runs: Sequence[RunFacts]) -> str:
-    """The figure to rank runs by: the common figure of ``select``, else the accuracy."""
-    figures = {run.deciding_figure for run in runs}
-    return figures.pop() if len(figures) == 1 else "accuracy"
-
-
-def rank(runs: Sequence[RunFacts]) -> list[RunFacts]:
-    """Runs, the best validation first; those without one come last. Ties keep their order."""
-    name = ranking_figure(runs)
-
-    def position(run: RunFacts) -> float:
-        value = (run.best_validation or {}).get(name)
-        if value is None or not math.isfinite(value):
-            return math.inf
-        return value if FIGURES[name].lower_is_better else -value
-
-    return sorted(runs, key=position)
-
-
-def compare_with_first(runs: Sequence[RunFacts]) -> list[tuple[str, Comparison]]:
-    """The name of each run that can be compared with the first, over the same rows; its accuracy takes the place of the
-    TF-IDF baseline's.
-    """
-    first, pairs = runs[0].measured, list[tuple[str, Comparison]]()
-    for run in runs[1:]:
-        with suppress(DataError):  # other rows, or no predictions
-            if first and (pair := compare_with_run(run.measured, first.directory, {first.split: first.figures})):
-                pairs.append((run.name, pair))
-    return pairs
-
-
-def differing_settings(runs: Sequence[RunFacts]) -> dict[str, list[Any]]:
-    """Settings that differ between runs, with the value of each run; the run directory is left out."""
-    configs, values_by_key = [flat(run.config) for run in runs], {}
-    for key in dict.fromkeys(key for config in configs for key in config if key != "run"):
-        values = [config.get(key, "unset") for config in configs]
-        if values != values[:1] * len(values):
-            values_by_key[key] = values
-    return values_by_key
-
-
-def unique_names(runs: Sequence[RunFacts]) -> list[str]:
-    """The directories below the common parent of all runs."""
-    paths = [run.directory.resolve() for run in runs]
-    parent = os.path.commonpath([path.parent for path in paths])
-    return [path.relative_to(parent).as_posix() for path in paths]
 
 
 def mistakes_of(

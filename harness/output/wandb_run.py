@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from harness.output.tracking import AccelerateTracker, figures_by_chart, is_installed
+from harness.output.tracking import Tracker, is_installed
 from harness.rundir.json_files import read_object
 from harness.rundir.layout import METRICS, THROUGHPUT, TRACKING, members, open_locked, tracker_state
 from harness.rundir.metrics_log import KINDS, read_log
@@ -54,7 +54,12 @@ def read_metric_rows(run: Path) -> list[tuple[str, dict[str, Any]]]:
     return rows
 
 
-class WandbTracker(AccelerateTracker):
+def figures_by_chart(kind: str, values: dict[str, Any]) -> dict[str, Any]:
+    """The numbers of a row, by chart name, such as ``train/loss``."""
+    return {f"{kind}/{key}": value for key, value in values.items() if isinstance(value, int | float)}
+
+
+class WandbTracker(Tracker):
     """A W&B run."""
 
     finish_s = FINISH_S

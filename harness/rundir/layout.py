@@ -20,7 +20,7 @@ that one process holds while it trains in a run directory.
                                from a run whose dataset has no test split
     report.html                a page about all of it
     tracking/                  wandb.json: the W&B run, and which rows were sent
-    wandb/, tensorboard/, …    files of the trackers themselves
+    wandb/                     files of W&B itself
     baseline/                  TF-IDF baseline of a dataset whose directory cannot be written to
     STOP                       made by a user: save a checkpoint and stop
     .lock                      locked by the process that trains here

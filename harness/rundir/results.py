@@ -89,10 +89,10 @@ def check_replaceable(directory: Path, split: str, origin: Mapping[str, Any]) ->
         is_ours = bool(figures) and all(figures.get(name) == value for name, value in origin.items())
     except DataError:
         figures, is_ours = {}, False
-    atomic.check_replaced(directory / figures_name(split), None, lambda: is_ours)
-    atomic.check_replaced(
-        predictions, None, lambda: is_ours and figures.get(OF_PREDICTIONS) == atomic.sha256_file(predictions)
-    )
+    atomic.check_replaced(directory / figures_name(split), is_ours or None)
+    if is_ours and predictions.is_file():
+        is_ours = figures.get(OF_PREDICTIONS) == atomic.sha256_file(predictions)
+    atomic.check_replaced(predictions, is_ours or None)
 
 
 def write_figures(directory: Path, split: str, values: dict[str, Any]) -> None:

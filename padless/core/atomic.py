@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import errno
 import glob
-import hashlib
 import json
 import os
 import platform
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -273,22 +272,6 @@ def refusal(error: OSError, path: str | Path, *, otherwise: str = NAME_ANOTHER) 
     return kind(f"{name}: cannot be written ({reason}); {advice}")
 
 
-SEAL = re.compile(rb"padless sha256=([0-9a-f]{64})")
-"""Of a page: the hash of its bytes with zeros in its place."""
-
-
-def seal(content: bytes) -> bytes:
-    """A content with the hash of itself in its first ``SEAL``."""
-    blank = SEAL.sub(b"padless sha256=" + b"0" * 64, content, count=1)
-    return SEAL.sub(b"padless sha256=" + hashlib.sha256(blank).hexdigest().encode(), blank, count=1)
-
-
-def is_sealed(path: Path) -> bool:
-    """Whether a file has a ``SEAL``, and is as it was written."""
-    content = path.read_bytes()
-    return SEAL.search(content) is not None and seal(content) == content
-
-
 def is_readable(path: str) -> bool:
     """Whether this user may read a path, or the nearest folder above it that can be seen."""
     nearest = nearest_existing(path)
@@ -322,13 +305,13 @@ def refuse_inside(key: str, path: Path) -> None:
                 raise ConfigError(f"{key}: {path} lies inside the {kind} {folder}; name a directory outside of it")
 
 
-def check_replaced(path: Path, overwrite: bool | None, is_own: Callable[[], bool] = lambda: False) -> None:
-    """Raise ``ConfigError`` for an output that is no regular file, or one with content that is not ``is_own``: written
-    by this command and unchanged since. ``overwrite`` is the user's option, None where the command has none.
+def check_replaced(path: Path, overwrite: bool | None) -> None:
+    """Raise ``ConfigError`` for an output that is no regular file, or one with content. ``overwrite`` is the user's
+    option, None where the command has none.
     """
     if path.is_symlink() or (path.exists() and not path.is_file()):
         raise ConfigError(f"--output {path}: is a folder, a link, a pipe or a device; name a file")
-    if not overwrite and path.exists() and path.stat().st_size and not is_own():
+    if not overwrite and path.exists() and path.stat().st_size:
         advice = "set --overwrite true to replace it" if overwrite is not None else "move that file away"
         raise ConfigError(f"--output {path}: is there already; name another, or {advice}")
 

@@ -16,7 +16,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from harness.output.many_runs import collect
 from harness.output.report import write_report
+from harness.rundir.layout import members
+from harness.rundir.results import write_summary
 from preprocessing.dataset.shards import read_manifest
 from tests.helpers.commands import (
     PLAIN_RECIPE,
@@ -159,14 +162,16 @@ def write_page(root: Path, kind: str) -> Path:
     rows = [(f"text {HOSTILE} {QUOTED} {row}</script> {'x' * 300}", (HOSTILE, QUOTED)[row % 2]) for row in range(120)]
     corpus = write_csv(root / "hostile.csv", rows) if number == 2 else None
     data = write_data(root / "data", number, 300, corpus=corpus)
-    if kind == "nine runs":
-        runs = [write_run(root / f"{seed}", data, skill=1 + seed / 9, seed=seed) for seed in range(9)]
-    else:
-        runs = [write_run(root / QUOTED / ("long-name_" * 12), data, skill=4.0 if number > 2 else 1.0)]
-    return write_report(runs, root / "page.html")
+    if kind != "nine seeds":
+        run = write_run(root / QUOTED / ("long-name_" * 12), data, skill=4.0 if number > 2 else 1.0)
+        return write_report(run, root / "page.html")
+    for seed in range(9):
+        write_run(root / "seeds" / f"seed-{seed}", data, skill=1 + seed / 9, seed=seed)
+    write_summary(root / "seeds", "seed", collect(members(root / "seeds")))
+    return write_report(root / "seeds")
 
 
-@pytest.mark.parametrize("kind", ["2 classes", "150 classes", pytest.param("nine runs", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["2 classes", "150 classes", pytest.param("nine seeds", marks=pytest.mark.slow)])
 def test_a_browser_without_network_shows_it_whole_on_a_desk_and_a_phone(
     browser: Any, tmp_path: Path, kind: str
 ) -> None:

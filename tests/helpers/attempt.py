@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m tests.helpers.attempt RUN FIRST LAST STATE``: one attempt of a run as its trackers see it, without
+"""``python -m tests.helpers.attempt RUN FIRST LAST STATE``: one attempt of a run as its tracker sees it, without
 training.
 
-It logs steps FIRST to LAST and closes its trackers with STATE, with minutes for W&B to start and end on a busy machine.
+It logs steps FIRST to LAST and closes its tracker with STATE, with minutes for W&B to start and end on a busy machine.
 Prints as JSON the seconds that the longest call of ``log`` took, and those of the end.
 """
 
@@ -31,18 +31,18 @@ def main(run: Path, first: int, last: int, state: str) -> None:
     (run / "config.yaml").write_text("data: d\ntracking: {project: p}\n")
     (run / "status.json").write_text(json.dumps({"state": state}))
     facts = {"dataset": "0123456789abcdef", "effective": {}}
-    trackers = tracking.Trackers(RunConfig(data="d", run=str(run), tracking=settings))
-    trackers.follow(facts)
+    observer = tracking.TrackerObserver(RunConfig(data="d", run=str(run), tracking=settings))
+    observer.follow(facts)
     longest_s = 0.0
     for step in range(first, last + 1):
         time.sleep(0.05)
         values = {"step": step, "loss": 1 / step, "lr": 1e-3}
         atomic.append_line(run / "metrics.jsonl", json.dumps({"kind": "train", **values}))
         began = time.perf_counter()
-        trackers.log("train", values)
+        observer.log("train", values)
         longest_s = max(longest_s, time.perf_counter() - began)
     began = time.perf_counter()
-    trackers.close(Ending(state, last))  # type: ignore[arg-type]
+    observer.close(Ending(state, last))  # type: ignore[arg-type]
     print(json.dumps({"longest_s": longest_s, "end_s": time.perf_counter() - began}))
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Law 8: observers never hurt. Trackers that sleep for ever or raise cost a run one warning and, at its end, a bounded
-wait: no step, no row of its own log, no exit code. So does a W&B server that hangs, fails or refuses.
+"""Law 8: observers never hurt. A tracker that sleeps for ever or raises costs a run one warning and, at its end, a
+bounded wait: no step, no row of its own log, no exit code. So does a W&B server that hangs, fails or refuses.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from harness import train
 from harness.config import RunConfig, TrackingConfig
 from harness.output import tracking
-from harness.output.tracking import Trackers
+from harness.output.tracking import Tracker, TrackerObserver
 from harness.rundir.records import Ending
 from tests.helpers.commands import PLAIN_RECIPE, run_module, status_of, succeed
 from tests.helpers.datasets import write_dataset
-from tests.helpers.fake_trackio import install
 from tests.helpers.ranks import run_ranks
 from tests.helpers.wandb_server import KEY, wandb_server
 
@@ -38,13 +38,35 @@ WARNING_BY_FAULT = {
 """What a tracker does wrong, and what a run of 8 steps, 2 validations and a test says of it, once."""
 
 
+class FaultyTracker(Tracker):
+    """Does at each moment what the environment variable ``FAULT`` says, as in ``sleep-log``."""
+
+    def misbehave(self, moment: str) -> None:
+        fault, _, when = os.environ["FAULT"].partition("-")
+        while fault == "sleep" and when in (moment, "everywhere"):
+            time.sleep(1)
+        if fault == "raise" and when == moment:
+            raise ConnectionError("no such\nserver")
+
+    def start(self) -> str:
+        self.misbehave("start")
+        return "nowhere"
+
+    def log(self, kind: str, values: dict[str, Any]) -> None:
+        self.misbehave("log")
+
+    def close(self, state: str) -> None:
+        self.misbehave("close")
+
+
 def train_beside_faulty_trackers(root: str) -> dict[str, tuple[int, list[str]]]:
     """A run beside every fault, and one without a tracker: the exit code and the warnings of each."""
     tracking.FINISH_S = LIMIT_S  # in place of half a minute
+    tracking.TRACKERS["faulty"] = f"{__name__}:FaultyTracker"
     endings = {}
     for fault in ("none", *WARNING_BY_FAULT):
-        os.environ["FAKE_TRACKER"], os.environ["FAKE_ROWS"] = fault, f"{root}/{fault}.rows"
-        tracker = "none" if fault == "none" else "trackio"
+        os.environ["FAULT"] = fault
+        tracker = "none" if fault == "none" else "faulty"
         errors = io.StringIO()
         with contextlib.redirect_stderr(errors):
             argv = ["--data", f"{root}/data", "--run", f"{root}/{fault}", *SMALL, "--tracking.tracker", tracker]
@@ -54,13 +76,12 @@ def train_beside_faulty_trackers(root: str) -> dict[str, tuple[int, list[str]]]:
 
 
 @pytest.mark.slow
-def test_training_ends_as_it_would_without_a_tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_ends_as_it_would_without_a_tracker(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data", {"train": 240, "validation": 30, "test": 30})
-    install(tmp_path, monkeypatch)
     (endings,) = run_ranks(train_beside_faulty_trackers, 1, str(tmp_path))
     assert endings.pop("none") == (0, [])
     assert endings == {
-        fault: (0, [f"warning: trackio {warning}{UNAFFECTED}"]) for fault, warning in WARNING_BY_FAULT.items()
+        fault: (0, [f"warning: faulty {warning}{UNAFFECTED}"]) for fault, warning in WARNING_BY_FAULT.items()
     }
     for fault in WARNING_BY_FAULT:
         status = status_of(tmp_path / fault)
@@ -73,21 +94,21 @@ def test_training_ends_as_it_would_without_a_tracker(tmp_path: Path, monkeypatch
 def test_a_tracker_that_takes_no_row_blocks_nobody(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    install(tmp_path, monkeypatch)
-    monkeypatch.setenv("FAKE_TRACKER", "sleep-log")
+    monkeypatch.setenv("FAULT", "sleep-log")
+    monkeypatch.setitem(tracking.TRACKERS, "faulty", f"{__name__}:FaultyTracker")
     monkeypatch.setattr(tracking, "MAX_WAITING_CALLS", 100)
     run = tmp_path / "run"
     run.mkdir()
-    config = RunConfig(run=str(run), tracking=TrackingConfig(tracker="trackio"))
-    trackers = Trackers(config)
-    trackers.follow({"dataset": "0123456789abcdef"})
+    config = RunConfig(run=str(run), tracking=TrackingConfig(tracker="faulty"))
+    observer = TrackerObserver(config)
+    observer.follow({"dataset": "0123456789abcdef"})
     began = time.monotonic()
     for step in range(5_000):
-        trackers.log("train", {"loss": 1.0, "step": step})
-    trackers.log("baseline", {"accuracy": 0.5})
-    trackers.close(Ending("finished", 7))
+        observer.log("train", {"loss": 1.0, "step": step})
+    observer.log("baseline", {"accuracy": 0.5})
+    observer.close(Ending("finished", 7))
     assert time.monotonic() - began < 1
-    assert capfd.readouterr().err == f"warning: trackio did not take 100 rows{UNAFFECTED}\n"
+    assert capfd.readouterr().err == f"warning: faulty did not take 100 rows{UNAFFECTED}\n"
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from harness.model.classifier import Classifier
 from harness.model.language import LanguageModel
 from harness.model.registry import num_parameters
 from harness.output import tracking
-from harness.output.tracking import Trackers, check_trackers
+from harness.output.tracking import TrackerObserver, check_tracker
 from harness.rundir.records import Ending
 from padless.core import cli
 from preprocessing.text import spec as spec_module
@@ -95,8 +95,8 @@ def test_a_tokenizer(example: Callable[[str], str]) -> None:
 
 def test_a_tracker(example: Callable[[str], str], tmp_path: Path) -> None:
     config = RunConfig(run=str(tmp_path), tracking=tracking.TrackingConfig(tracker=example("A tracker")))
-    check_trackers(config.tracking)
-    observer = Trackers(config)
+    check_tracker(config.tracking)
+    observer = TrackerObserver(config)
     observer.follow({"dataset": "0123456789abcdef"})
     observer.log("train", {"step": 1, "loss": 0.5})
     observer.log("train", {"step": 2, "loss": 0.25, "padding": None})

@@ -60,7 +60,7 @@ def pair(folder: Path) -> Path:
 def page_of_many_classes(folder: Path) -> Path:
     """A report of 30 classes without a test split."""
     data = write_data(folder / "many", 30, 600, test=False)
-    return write_report([write_run(folder / "many" / "run", data)])
+    return write_report(write_run(folder / "many" / "run", data))
 
 
 def best_line(run: Path) -> Line:
@@ -86,7 +86,7 @@ def test_a_source_that_has_changed_gives_no_texts(folder: Path, pair: Path) -> N
     content = corpus.read_bytes()
     try:
         corpus.write_bytes(content + b"more,positive\n")
-        path = write_report([run])
+        path = write_report(run)
     finally:
         corpus.write_bytes(content)
     page = words(path)
@@ -107,16 +107,14 @@ def test_figures_of_other_weights_or_another_dataset_are_not_shown(
     write_status(run, Ending("preempted", 12, 85))
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "train", "st')  # killed while it wrote
-    page = words(write_report([run]))
+    page = words(write_report(run))
     assert "preempted at step 12" in page
     best = best_line(run)
     assert f"Validation Accuracy {best['accuracy']:.4f}" in page
     assert f"The best validation so far, after step {best['step']}" in page
     assert "Mistakes" not in page
-    other_run = write_run(tmp_path / "other", pair)
-    assert "are not comparable" in words(write_report([run, other_run], tmp_path / "two.html"))
-    shutil.copy(other_run / "test.json", run)
-    page = words(write_report([run]))
+    shutil.copy(write_run(tmp_path / "other", pair) / "test.json", run)
+    page = words(write_report(run))
     assert "The best validation so far" in page
     assert "The test split is not shown: test.json has figures of other weights" in page
 
@@ -126,24 +124,24 @@ def test_predictions_of_another_run_of_the_dataset_are_refused(pair: Path, tmp_p
     shutil.copy(other_run / "test-predictions.parquet", run)
     with pytest.raises(DataError, match=r"0/test-predictions\.parquet: .*not the predictions of test\.json"):
         read_predictions(run, "test", ["label"])
-    assert "No comparison with the TF-IDF baseline" in words(write_report([run]))
+    assert "No comparison with the TF-IDF baseline" in words(write_report(run))
 
 
-def test_a_page_that_was_edited_is_replaced_only_where_that_is_wanted(pair: Path, tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run", pair)
-    for _ in range(2):
-        path = write_report([run])
-    path.write_bytes(path.read_bytes().replace(b"</body>", b"<p>mine</p></body>"))
+def test_the_page_of_a_run_is_renewed_and_another_file_only_where_that_is_wanted(pair: Path, tmp_path: Path) -> None:
+    run, other = write_run(tmp_path / "run", pair), tmp_path / "page.html"
+    for path in (run / "report.html", other):
+        path.write_text("mine")
+    assert "mine" not in write_report(run).read_text()
     with pytest.raises(ConfigError):
-        write_report([run])
-    assert b"mine" in path.read_bytes()
-    assert b"mine" not in write_report([run], overwrite=True).read_bytes()
+        write_report(run, other)
+    assert other.read_text() == "mine"
+    assert "mine" not in write_report(run, other, overwrite=True).read_text()
 
 
 def test_the_page_begins_with_what_the_model_reaches_and_whether_to_trust_it(folder: Path, pair: Path) -> None:
     config = {"model": ModelConfig(dropout=0.3), "optim": OptimConfig(label_smoothing=0.1)}
     run = write_run(folder / "verdict", pair, skill=8.0, **config)
-    page = words(write_report([run]))
+    page = words(write_report(run))
     figures, linear = read_figures(run, "test"), read_json(pair / "baseline" / "test.json")
     (low, high), rows = figures["intervals"]["accuracy"], figures["rows"]
     start = f"Right on {figures['accuracy']:.1%} of {rows} test rows (95 %: {low:.1%} to {high:.1%}), the TF-IDF"
@@ -154,31 +152,11 @@ def test_the_page_begins_with_what_the_model_reaches_and_whether_to_trust_it(fol
 def test_the_page_advises_more_epochs_and_says_what_is_no_better_than_the_largest_class(
     tmp_path: Path, pair: Path
 ) -> None:
-    assert "No better than the majority class" in words(write_report([write_run(tmp_path / "random", pair, skill=0.0)]))
+    assert "No better than the majority class" in words(write_report(write_run(tmp_path / "random", pair, skill=0.0)))
     run = write_run(tmp_path / "run", pair)
     lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
     (run / "metrics.jsonl").write_text("".join(line for line in lines if json.loads(line)["step"] <= 150))
-    assert "Validation was still improving: --epochs" in words(write_report([run]))
-
-
-def test_runs_side_by_side_stand_in_the_order_of_validation(folder: Path, pair: Path) -> None:
-    skills = {"low": 1.0, "high": 4.0, "middle": 2.0}
-    runs = [
-        write_run(folder / name, pair, skill=skill, seed=5, optim=OptimConfig(lr=skill / 100))
-        for name, skill in skills.items()
-    ]
-    output = write_report(runs, folder / "three.html")
-    page = words(output)
-    assert "Best on validation: high . Right on " in page
-    accuracy_by_name = {run.name: best_line(run)["accuracy"] for run in runs}
-    order = ["high", "middle", "low"]
-    assert order == sorted(accuracy_by_name, key=accuracy_by_name.get, reverse=True)
-    places = [page.index(f"{rank} {name} {accuracy_by_name[name]:.4f}") for rank, name in enumerate(order, 1)]
-    assert places == sorted(places)
-    assert "optim.lr 0.04 0.02 0.01" in page
-    low, high = (100 * read_figures(folder / name, "test")["accuracy"] for name in ("low", "high"))
-    ((lower, upper),) = re.findall(rf"low high test \{low - high:+.2f} (\S+) to (\S+)", page)
-    assert float(lower) < low - high < float(upper)
+    assert "Validation was still improving: --epochs" in words(write_report(run))
 
 
 def test_no_text_becomes_an_element_or_an_attribute(folder: Path) -> None:
@@ -186,7 +164,7 @@ def test_no_text_becomes_an_element_or_an_attribute(folder: Path) -> None:
     corpus = write_csv(folder / "hostile.csv", rows)
     data = write_data(folder / "hostile", 2, 0, corpus=corpus)
     run = write_run(folder / QUOTED / "run", data, skill=1.0)
-    path = write_report([run])
+    path = write_report(run)
     page = path.read_text()
     assert not re.search(r"<(script|iframe|object|embed|form|base)\b|<[^>]*\son\w+=", page)
     sources = re.findall(r'<img src="([^"]*)"', page)
