@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest
 SENTENCE ?= I expected little and was moved to tears: a wonderful, funny, warm film.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test tests test-fast test-slow tests-slow tests-slurm test-night lint format docs dist release bench clean
+.PHONY: help setup quickstart test tests test-fast test-slow tests-slow tests-slurm test-night versions lint format docs dist release bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -52,6 +52,9 @@ tests-slurm: setup # these mostly wait for the cluster
 test-night: setup ## Ten times as many cases of each property, other ones each time, and the large counts of what is slow
 	$(PYTEST) -m night --timeout 0
 	$(PYTEST) tests/fuzz tests/laws tests/unit -m 'not slow and not night' --hypothesis-profile night --timeout 0
+
+versions: setup ## Tests with the lowest and the newest versions of every dependency; writes docs/reference/versions.md
+	$(PYTEST) -m night --timeout 0 tests/night
 
 format: setup ## Let ruff correct what it can
 	$(BIN)/ruff check --fix .

@@ -245,6 +245,8 @@ class ExportConfig:
     """Folder to write, which must not be there yet."""
     onnx: bool = False
     """Write the network for ONNX Runtime too, and compare its results with torch's."""
+    int8: bool = False
+    """With onnx: round that network's weights to 8 bits after the comparison."""
     license: Name = "unknown"
     """Licence of the model, by its name on the hub, as in cc-by-4.0; the owners of the texts must allow it."""
     language: LanguageCode | None = None
@@ -256,6 +258,8 @@ class ExportConfig:
 
     def __post_init__(self) -> None:
         """Check that nothing would be overwritten."""
+        if self.int8 and not self.onnx:
+            raise ConfigError("int8: rounds the weights of the ONNX network; add --onnx")
         refuse_inside("output", Path(self.output))
         if os.path.lexists(self.output):
             raise ConfigError(f"output: {self.output} is there already; name another folder, or remove it")

@@ -41,6 +41,7 @@ from harness.rundir.records import Ending, read_status, write_status
 from harness.rundir.results import read_measured
 from harness.training import preflight
 from harness.training.rules import PROCESS_BYTES, ResolvedConfig, processes_on_cores, resolve_config, with_values
+from padless.core.cli import print_json
 from padless.core.errors import ConfigError, UserError
 from padless.core.fork_server import SERVER, Call
 from padless.core.jobs import Share
@@ -65,21 +66,29 @@ def main(launch_config: TrainConfig, start: launcher.Start = launcher.run_ranks)
     Raises ``ConfigError`` or ``DataError`` before the first one begins.
     """
     check_named(launch_config)
+    launch_config = replace(launch_config, quiet=launch_config.quiet or launch_config.json)
     read_data(launch_config.data)
     if launch_config.run == AUTO:
         launch_config = name_run(launch_config)
         Screen(quiet=launch_config.quiet).print_text(f"The run is {launch_config.run}; -o names another directory.")
     members = plan_members(launch_config)
-    if not members:
-        steps = list_steps(launch_config.recipe)
-        if len(steps) == 1:
-            return launcher.launch_training(launch_config, steps[0], start)
-        return train_in_turn(steps, launch_config, start)
-    code = train_members(members, launch_config)
-    is_first_machine = not launch_config.machine_rank
-    if not code and is_first_machine and not launch_config.dry_run and all(map(has_finished, members)):
+    code = train_members(members, launch_config) if members else train_one(launch_config, start)
+    if code or launch_config.machine_rank or launch_config.dry_run:
+        return code
+    if not members and launch_config.json:
+        measured = read_measured(Path(launch_config.run))
+        print_json({"run": launch_config.run, **(measured.figures if measured else {})})
+    elif members and all(map(has_finished, members)):
         finish_runs(members, launch_config)
-    return code
+    return 0
+
+
+def train_one(launch_config: TrainConfig, start: launcher.Start) -> int:
+    """A single training, after its language model if it begins with one; its exit code."""
+    steps = list_steps(launch_config.recipe)
+    if len(steps) == 1:
+        return launcher.launch_training(launch_config, steps[0], start)
+    return train_in_turn(steps, launch_config, start)
 
 
 def list_steps(config: RunConfig) -> list[RunConfig]:
@@ -364,6 +373,8 @@ def finish_runs(members: Sequence[Member], launch_config: TrainConfig) -> None:
         values["out_of_fold"] = score_all_rows(folder, members, values["labels"])
     results.write_summary(folder, kind, values)
     write_report_quietly(folder)
+    if launch_config.json:
+        print_json(values)
     screen = Screen(quiet=launch_config.quiet)
     for split in values["splits"]:
         screen.print_text(f"{split}:")

@@ -43,6 +43,8 @@ class TrainConfig(RunConfig):
     summary."""
     members_per_device: AtLeast1 = 1
     """How many of them train on one CUDA device at the same time."""
+    json: bool = False
+    """Print nothing but the figures at the end, as one JSON object: those of the run, or of all seeds or folds."""
     num_processes: AtLeast1 | None = None
     """Processes on all machines together, one for each GPU; null: as config_file has it; else 1 on a GPU, and on a CPU
     one a core, of one thread, while each has rows and tokens enough."""

@@ -77,7 +77,8 @@ class WidePart(nn.Module):
         """
         bucket, first = sort_distinct(self.places(ids, lengths), self.buckets)
         bucket = bucket.clamp(max=self.buckets - 1)
-        value = torch.where(first, self.weights[bucket], 0)
+        weights = self.weights.index_select(0, bucket.flatten()).view_as(bucket)  # in ONNX a Gather: 8-bit weights
+        value = torch.where(first, weights, 0)
         return bucket, value / value.square().sum(1, keepdim=True).sqrt().clamp_min(1e-12)
 
     def places(self, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:

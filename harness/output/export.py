@@ -24,7 +24,7 @@ from harness.inference.scorer import OnnxScorer, require_onnxruntime
 from harness.metrics.figures import show_figure, show_figures
 from harness.model.registry import num_outputs, num_parameters
 from harness.output import standalone
-from harness.output.onnx_graph import check_exportable, export_onnx
+from harness.output.onnx_graph import check_exportable, export_onnx, quantize_weights
 from harness.output.run_facts import RunFacts
 from harness.rundir.bundle_files import (
     CARD,
@@ -76,18 +76,34 @@ def main(config: ExportConfig) -> None:
     with storage_errors(folder, otherwise="name another --output"), atomic.new_folder(folder) as temporary:
         (temporary / info.weights).write_bytes(read_named(source / info.weights, info.weights_sha256, INDEX))
         shutil.copyfile(source / VOCABULARY, temporary / VOCABULARY)
-        if config.onnx:
-            network = export_onnx(bundle.model, info)
-            atomic.write_bytes(temporary / ONNX, network)
-            info = replace(info, onnx_sha256=hashlib.sha256(network).hexdigest())
         write_info(temporary, info)
-        parity = compare_with_torch(bundle, OnnxScorer(temporary), screen) if config.onnx else {}
-        if config.onnx:
-            parity["has_script"] = write_script(temporary, bundle, screen)
+        onnx = write_network(temporary, bundle, info, screen, int8=config.int8) if config.onnx else {}
         name = config.name or (run_of(source) or source).resolve().name
         parameters = num_parameters(bundle.model.config, info.vocabulary_size, num_outputs(info))
-        atomic.write_text(temporary / CARD, render_model_card(config, name, info, parameters, records, parity))
+        atomic.write_text(temporary / CARD, render_model_card(config, name, info, parameters, records, onnx))
     screen.print_text(f"written to {folder}")
+
+
+def write_network(folder: Path, bundle: Bundle, info: BundleInfo, screen: Screen, *, int8: bool) -> dict[str, Any]:
+    """Write the network for ONNX Runtime, compared with torch, and ``predict.py``; with ``int8`` its weights are
+    rounded after the comparison. Returns the facts for the card. Raises as ``compare_with_torch``.
+    """
+
+    def write(network: bytes) -> OnnxScorer:
+        atomic.write_bytes(folder / ONNX, network)
+        write_info(folder, replace(info, onnx_sha256=hashlib.sha256(network).hexdigest()))
+        return OnnxScorer(folder)
+
+    network = export_onnx(bundle.model, info)
+    texts = draw_texts(bundle)
+    facts = compare_with_torch(bundle, write(network), texts, screen)
+    if int8:
+        rounded = quantize_weights(network)
+        difference = measure_difference(bundle, write(rounded), texts)
+        sizes = f"{len(rounded) / 1e6:.1f} MB in place of {len(network) / 1e6:.1f}"
+        screen.fact("int8", f"{sizes}; probabilities of these texts differ by {difference:.2g} at most")
+        facts["int8_difference"] = difference
+    return {**facts, "has_script": write_script(folder, bundle, screen)}
 
 
 def write_script(folder: Path, bundle: Bundle, screen: Screen) -> bool:
@@ -120,20 +136,29 @@ def run_of(bundle: Path) -> Path | None:
     return bundle.parent if bundle.name == BUNDLE and (bundle.parent / CONFIG).is_file() else None
 
 
-def compare_with_torch(bundle: Bundle, onnx: OnnxScorer, screen: Screen) -> dict[str, Any]:
-    """Compare ONNX Runtime with torch on random ids: twice ``NUM_LENGTHS`` lengths from 1 to the bundle's
-    longest text, in a geometric series.
-
-    Prints and returns the largest ``difference`` of a probability, the number of ``texts``, and ``longest``. Raises
-    ``DataError`` if a probability differs by more than ``MAX_DIFFERENCE`` or is not finite.
+def draw_texts(bundle: Bundle) -> list[np.ndarray]:
+    """The ids of random texts: twice ``NUM_LENGTHS`` lengths from 1 to the bundle's longest text, in a geometric
+    series.
     """
     random, longest = np.random.default_rng(0), bundle.encoder.pipeline.spec.max_tokens
     vocabulary_size = bundle.info.vocabulary_size
     lengths = np.unique(np.geomspace(1, longest, NUM_LENGTHS).round().astype(int))
     end_ids = (vocabulary_size, min(vocabulary_size, UNK + NUM_COMMON_IDS))
-    texts = [random.integers(UNK, end_id, length) for end_id in end_ids for length in lengths]
+    return [random.integers(UNK, end_id, length) for end_id in end_ids for length in lengths]
+
+
+def measure_difference(bundle: Bundle, onnx: OnnxScorer, texts: list[np.ndarray]) -> float:
+    """The largest difference of a probability between ONNX Runtime and torch."""
     _, wanted = bundle.decision.predictions(bundle.score(texts))
-    worst = float(np.abs(onnx.score(texts, PROBABILITIES) - wanted).max())
+    return float(np.abs(onnx.score(texts, PROBABILITIES) - wanted).max())
+
+
+def compare_with_torch(bundle: Bundle, onnx: OnnxScorer, texts: list[np.ndarray], screen: Screen) -> dict[str, Any]:
+    """Print and return the largest ``difference`` of a probability, the number of ``texts``, and ``longest``.
+
+    Raises ``DataError`` if a probability differs by more than ``MAX_DIFFERENCE`` or is not finite.
+    """
+    worst, longest = measure_difference(bundle, onnx, texts), max(map(len, texts))
     if not worst <= MAX_DIFFERENCE:  # NaN, too
         raise DataError(
             f"--onnx: a probability of the ONNX network differs from torch's by {worst:.2g}, more than "
@@ -186,7 +211,7 @@ def render_model_card(
     records: dict[str, Any],
     onnx: dict[str, Any],
 ) -> str:
-    """The model card: README.md in the format of the hub; ``onnx``: the result of ``compare_with_torch``, empty
+    """The model card: README.md in the format of the hub; ``onnx``: the result of ``write_network``, empty
     without an ONNX file.
     """
     from huggingface_hub import ModelCard, ModelCardData

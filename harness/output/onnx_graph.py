@@ -16,11 +16,13 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 from torch.export import Dim
+from torch.nn import functional
 
 from harness.model.classifier import Classifier
 from harness.model.pooling import Last, Pooling
 from harness.model.registry import GATES
-from harness.rundir.bundle_files import IDS, LENGTHS, LOGITS, OF_WEIGHTS, PROBABILITIES, BundleInfo
+from harness.rundir.bundle_files import IDS, LENGTHS, LOGITS, OF_WEIGHTS, ONNX, PROBABILITIES, BundleInfo
+from padless.core.atomic import temporary_folder
 from padless.core.errors import ConfigError
 from padless.core.installed import VERSION
 from preprocessing.text.vocabulary import PAD, UNK
@@ -31,6 +33,10 @@ IR = 10
 """The file format that onnxruntime 1.18 reads."""
 ONNX_GATES = (0, 3, 1, 2)
 """Torch's index (i f g o) of each gate in ONNX's order."""
+QUANTIZED = ["LSTM", "MatMul", "Gather"]
+"""Operators whose weights become 8-bit integers."""
+SHORT_BITS = 16
+"""Lower key bits of an n-gram that fit into int16, so that the owners of buckets take half the bytes."""
 NAMES = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
 
 
@@ -78,6 +84,10 @@ class ExportedClassifier(nn.Module):
         """``model`` is in evaluation mode, on the CPU."""
         super().__init__()
         self.model, self.info = model, info
+        if (
+            model.wide is not None and model.wide.owners is not None and model.wide.shift < SHORT_BITS
+        ):  # a shift leaves as many bits
+            model.wide.owners = model.wide.owners.short()
         self.layers = nn.ModuleList(LstmOperator(layer) for layer in model.recurrent.lstms())
 
     def forward(self, ids: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -90,7 +100,7 @@ class ExportedClassifier(nn.Module):
         logits = model.head(self.pool(model.embedding(ids.t()), lengths, is_token.t()[:, :, None]))
         if model.wide is not None:
             bucket, value = model.wide.features(ids, num_tokens)
-            total = torch.bmm(value[:, None], model.wide.table[bucket])[:, 0]
+            total = torch.bmm(value[:, None], functional.embedding(bucket, model.wide.table))[:, 0]
             logits = logits + model.wide.share * (total + model.wide.bias)
         if model.prior is not None:
             logits = torch.where((ids > UNK).any(1, keepdim=True), logits, model.prior.float())
@@ -120,13 +130,23 @@ def check_exportable(model: Classifier) -> None:
         )
 
 
+def quantize_weights(network: bytes) -> bytes:
+    """An ONNX file with 8-bit weights, by ONNX Runtime's dynamic quantization: recurrent layers, head and tables."""
+    import onnx
+    from onnxruntime.quantization import quantize_dynamic
+
+    with temporary_folder() as folder, silence("root"):
+        quantize_dynamic(onnx.load_from_string(network), folder / ONNX, op_types_to_quantize=QUANTIZED)
+        return (folder / ONNX).read_bytes()
+
+
 def export_onnx(model: Classifier, info: BundleInfo) -> bytes:
     """The network of a bundle as an ONNX file; inputs and outputs as in ``ExportedClassifier``."""
     from onnx import checker, helper
 
     example = (torch.full((2, 3), UNK, dtype=torch.int32), torch.tensor([3, 2], dtype=torch.int32))
     rows, time = Dim("rows", min=1), Dim("time", min=1)
-    with torch.no_grad(), silence_exporter():
+    with torch.no_grad(), silence("torch.onnx"):
         program = torch.onnx.export(
             ExportedClassifier(model, info).eval(),
             example,
@@ -148,9 +168,9 @@ def export_onnx(model: Classifier, info: BundleInfo) -> bytes:
 
 
 @contextlib.contextmanager
-def silence_exporter() -> Iterator[None]:
-    """Keep the exporter's remarks on packages and deprecations, which are for its authors, from the terminal."""
-    logger = logging.getLogger("torch.onnx")
+def silence(logger_name: str) -> Iterator[None]:
+    """Keep an exporter's remarks on packages and graphs, which are for its authors, from the terminal."""
+    logger = logging.getLogger(logger_name)
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:

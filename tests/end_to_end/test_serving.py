@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An image that serves: numpy, pandas, pyarrow, msgspec, ONNX Runtime, and nothing else that padless uses; and
+"""An image that serves: the packages that the page names, and nothing else that padless uses; and
 ``predict.py`` of an export, with numpy and ONNX Runtime alone.
 """
 
@@ -26,7 +26,7 @@ from tests.helpers.report_runs import TEXTS, export
 pytestmark = pytest.mark.processes
 NAMES = """
 numpy pandas pyarrow msgspec onnxruntime dateutil six pytz tzdata flatbuffers google
-pyyaml yaml _yaml packaging padless harness preprocessing
+pyyaml yaml _yaml packaging psutil rich markdown_it mdurl pygments padless harness preprocessing
 """
 PACKAGES = set(NAMES.split())
 """Those, what they need, and padless."""
@@ -103,6 +103,14 @@ def test_the_command_predicts_a_file(exported_run: Path, tmp_path: Path) -> None
     assert lines[0] == "id,text,predicted,probability_negative,probability_positive"
     expected = padless.load(exported_run.parent / "out", "onnx").predict_proba(["a fine film", "awful w1"])
     np.testing.assert_allclose([float(line.split(",")[-1]) for line in lines[1:]], expected[:, 1], atol=1e-6)
+
+
+@pytest.mark.parametrize("json_lines", [(), ("--json",)])
+def test_the_command_predicts_a_text(json_lines: tuple[str, ...], exported_run: Path) -> None:
+    folder = exported_run.parent / "out"
+    result = serve(COMMAND, "predict", folder, "a fine film", *json_lines)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert str(padless.load(folder, "onnx").predict("a fine film")[0]) in result.stdout
 
 
 def test_other_commands_name_the_package_that_they_need(exported_run: Path) -> None:

@@ -30,7 +30,16 @@ from harness.model.classifier import Classifier
 from harness.model.initialization import Start
 from harness.model.registry import num_outputs
 from harness.output import export as writing
-from harness.output.export import SCRIPT, TOKENS, compare_with_torch, records_of, render_model_card, write_script
+from harness.output.export import (
+    SCRIPT,
+    TOKENS,
+    compare_with_torch,
+    draw_texts,
+    measure_difference,
+    records_of,
+    render_model_card,
+    write_script,
+)
 from harness.rundir import bundle_files
 from harness.rundir.bundle_files import CARD, INDEX, OF_WEIGHTS, ONNX, read_info
 from harness.rundir.layout import BUNDLE
@@ -213,10 +222,12 @@ own_run = copy_of("run")
 def test_the_graph_is_the_network_at_every_length(num_classes: int, shape: dict[str, Any], tmp_path: Path) -> None:
     bundle = Bundle(make_run(tmp_path, num_classes, **shape) / BUNDLE)
     assert export(tmp_path / "run", "--output", tmp_path / "out", "--onnx") == 0
-    onnx = OnnxScorer(tmp_path / "out")
-    comparison = compare_with_torch(bundle, onnx, Screen())
+    onnx, texts = OnnxScorer(tmp_path / "out"), draw_texts(bundle)
+    comparison = compare_with_torch(bundle, onnx, texts, Screen())
     assert 0 < comparison["difference"] < 2e-6
     assert (comparison["longest"], comparison["texts"] > 64) == (64, True)
+    assert export(tmp_path / "run", "--output", tmp_path / "int8", "--onnx", "--int8") == 0
+    assert 0 < measure_difference(bundle, OnnxScorer(tmp_path / "int8"), texts) < 0.02
     assert onnx.session.get_modelmeta().custom_metadata_map["text_hash"] == bundle.info.text_hash
 
 
