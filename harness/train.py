@@ -18,7 +18,6 @@ from harness.training.rules import CHOICES, ResolvedConfig, resolve_config
 from padless.core import cli
 from padless.core.processes import signal_on_parents_death
 from padless.core.signals import end_process, listen_in_rank
-from padless.core.terminal import print_stderr
 
 if TYPE_CHECKING:
     from harness.training.run import TrainingRun
@@ -30,8 +29,6 @@ def main(argv: list[str]) -> int:
     if LAUNCH_ID in os.environ:
         # Ranks have sessions of their own: a SIGKILL of the launcher alone would leave them training without it.
         signal_on_parents_death("SIGUSR2")
-    if (number := int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))) and os.environ["LOCAL_RANK"] == "0":
-        print_stderr(f"restart {number} of {os.environ['TORCHELASTIC_MAX_RESTARTS']}, from the last checkpoint")
     fit(read_resolved(argv))
     return 0
 

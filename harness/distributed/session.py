@@ -37,9 +37,7 @@ from harness.distributed.world import (
     World,
     connect,
     count_machines,
-    count_restarts,
     disconnect,
-    join_restarted,
     joining,
     read_world_size,
 )
@@ -92,8 +90,6 @@ def open_session(
     # NCCL aborts the process when its own limit is over; the heartbeat reports before that.
     limit = timedelta(seconds=timeout_s + (NCCL_GRACE_S if kind == "cuda" else 0))
     with joining(timeout_s):
-        if count_restarts():
-            join_restarted("nccl" if kind == "cuda" else "gloo", limit)
         group = InitProcessGroupKwargs(timeout=limit)
         mixed = "fp16" if arithmetic == "fp16" else "no"  # for its loss scaling; the model casts to bf16 itself
         accelerator = Accelerator(cpu=kind == "cpu", mixed_precision=mixed, kwargs_handlers=[group])

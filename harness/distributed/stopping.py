@@ -142,19 +142,16 @@ class StopWatch:
             self.path.unlink(missing_ok=True)
 
 
-def write_reason(sentence: str, code: int = 1, *, follows: bool = False, is_final: bool = False) -> None:
+def write_reason(sentence: str, code: int = 1, *, follows: bool = False) -> None:
     """Append the reason why this rank ends to the file of its launcher, if there is one.
 
-    ``follows``: only because another rank is gone or silent. ``is_final``: no restart of the ranks would help; then
-    ``code`` is the exit code of the launcher.
+    ``follows``: only because another rank is gone or silent.
     """
     line = {
         "rank": int(os.environ.get("RANK", "0")),
-        "restart": int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")),
         "sentence": sentence,
         "code": code,
         "follows": follows,
-        "final": is_final,
     }
     if path := os.environ.get(REASONS):
         with contextlib.suppress(OSError):  # a full disk must not change how a rank ends
@@ -176,8 +173,6 @@ def run_rank(main: Callable[[list[str]], int]) -> int:
     """
     rank = int(os.environ.get("RANK", "0"))
     is_first_here = int(os.environ.get("LOCAL_RANK", rank)) == 0
-    if any(line["final"] for line in read_reasons(os.environ.get(REASONS, ""))):
-        return 1  # torch's agent restarts ranks whatever their error was; after a 0 it would wait for other machines
 
     def run_quietly(argv: list[str]) -> int:
         try:
@@ -186,9 +181,7 @@ def run_rank(main: Callable[[list[str]], int]) -> int:
             is_agreed = getattr(error, "agreed", False)
             if is_agreed and not is_first_here:
                 return 0
-            is_final = error.exit_code != 1 or getattr(error, "is_final", False)
-            follows = getattr(error, "follows", False)
-            write_reason(str(error), error.exit_code, follows=follows, is_final=is_final)
+            write_reason(str(error), error.exit_code, follows=getattr(error, "follows", False))
             if rank != 0 and not is_agreed:  # rank 0 reports the same, and the launcher ends the others
                 time.sleep(GRACE_S)
             raise

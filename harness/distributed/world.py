@@ -47,8 +47,6 @@ class LostPeerError(RankError):
     """Another rank is gone or silent; that one may report why."""
 
     follows = True
-    is_final = False
-    """A restart of all ranks would not help."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +187,7 @@ def has_failed(message: torch.futures.Future[Any]) -> bool:
 
 @contextmanager
 def joining(timeout_s: int) -> Iterator[None]:
-    """In this block this rank joins the others; torch's error for a missing rank becomes a ``LostPeerError``."""
+    """In this block this rank joins the others; torch's error for a missing rank becomes a ``RankError``."""
     try:
         yield
     except (RuntimeError, ValueError) as error:
@@ -197,25 +195,11 @@ def joining(timeout_s: int) -> Iterator[None]:
             raise
         reason = " ".join(str(error).split())[:200]
         address = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
-        peer_error = LostPeerError(
+        raise RankError(
             f"rank {os.environ.get('RANK', '0')} of {read_world_size()} on {platform.node()} did not join the "
             f"others through {address} within {timeout_s} s ({reason}); check that all machines reach each other, and "
             f"{GLOO}, here {os.environ.get(GLOO, 'not set')}"
-        )
-        peer_error.is_final = True
-        raise peer_error from error
-
-
-def join_restarted(backend: str, limit: timedelta) -> None:
-    """Join the other ranks after torch's agent has started them again: its store keeps the keys of earlier attempts,
-    with the addresses of ranks that are gone.
-    """
-    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = dist.TCPStore(host, port, is_master=False, timeout=limit)
-    attempt = dist.PrefixStore(f"attempt-{count_restarts()}", store)
-    dist.init_process_group(
-        backend, store=attempt, rank=int(os.environ["RANK"]), world_size=read_world_size(), timeout=limit
-    )
+        ) from error
 
 
 def connect(timeout_s: int) -> World:
@@ -247,11 +231,6 @@ def read_local_rank() -> int:
 def read_local_world_size() -> int:
     """How many processes the launcher started on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-
-
-def count_restarts() -> int:
-    """How often torch's agent has started the ranks again."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 def count_machines() -> int:

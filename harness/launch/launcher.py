@@ -4,7 +4,7 @@ run's exit code.
 
 ``accelerate launch`` turns every failure into exit code 1 under a traceback. Here the configuration and the dataset
 are checked before any process starts, every value is passed, stop signals reach the ranks, and the exit code is the
-one in the run's ``status.json``. The rendezvous of several machines, and the restart of lost ranks, are torch's.
+one in the run's ``status.json``. The rendezvous of several machines is torch's.
 """
 
 from __future__ import annotations
@@ -327,15 +327,13 @@ def describe_failures(exit_codes: Mapping[int, int], reasons: Sequence[Mapping[s
     wrote; None without any: the first rank that reports an error of its own, else one that was killed, else the first
     that reports that another one was gone.
     """
-    last_restart = max((line["restart"] for line in reasons), default=0)
-    lines = [line for line in reasons if line["final"] or line["restart"] == last_restart]
-    for line in lines:
-        if line["final"] or not line["follows"]:
+    for line in reasons:
+        if not line["follows"]:
             return Failure(line["code"], line["sentence"], is_reported=True)
-    silent_ranks = exit_codes.keys() - {line["rank"] for line in lines}
+    silent_ranks = exit_codes.keys() - {line["rank"] for line in reasons}
     killed_ranks = [rank for rank in silent_ranks if exit_codes[rank] not in FOLLOWING]
-    if lines and not killed_ranks:
-        return Failure(1, lines[0]["sentence"], is_reported=True, follows=True)
+    if reasons and not killed_ranks:
+        return Failure(1, reasons[0]["sentence"], is_reported=True, follows=True)
     # NCCL's watchdog aborts ranks whose peer is gone.
     for rank in sorted(killed_ranks or exit_codes, key=lambda rank: exit_codes[rank] == -signal.SIGABRT):
         code = exit_codes[rank]

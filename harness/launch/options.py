@@ -56,9 +56,6 @@ class TrainConfig(RunConfig):
     """Address of machine 0, for the rendezvous of the machines."""
     main_process_port: AtLeast1 | None = None
     """Port there, the same on each machine; null: a free one, on a single machine."""
-    max_restarts: AtLeast0 | None = None
-    """How often all of several processes start again when one was lost; null: 3 times on several machines, else
-    never."""
     config_file: str | None = None
     """A configuration file of accelerate, or a recipe: cpu, gpu, multi_gpu, multi_node."""
 
@@ -79,11 +76,9 @@ class TrainConfig(RunConfig):
         return RunConfig(**{option.name: getattr(self, option.name) for option in fields(RunConfig)})
 
 
-NUM_RESTARTS = 3
-"""Default of ``--max_restarts`` for several machines: one of them is lost sooner or later."""
 MACHINE_KEYS = ("num_processes", "num_machines", "machine_rank", "main_process_ip", "main_process_port")
 """Keys of which a configuration file of accelerate may have the values."""
-ACCELERATE_KEYS = (*MACHINE_KEYS, "max_restarts", "config_file")
+ACCELERATE_KEYS = (*MACHINE_KEYS, "config_file")
 
 
 def complete_options(launch_config: TrainConfig) -> TrainConfig:
@@ -148,13 +143,11 @@ def accelerate_arguments(options: TrainConfig, num_processes: int, keys: Sequenc
         num_machines=options.num_machines or 1,
         machine_rank=options.machine_rank or 0,
         multi_gpu=num_processes > 1,  # what it calls DDP, also on CPUs
-        max_restarts=options.max_restarts or 0,
     )
     if arguments.num_machines == 1:
         arguments.main_process_port = options.main_process_port or find_free_port()
     else:
         arguments.rdzv_conf = f"timeout={options.timeout_s}"
-        arguments.max_restarts = NUM_RESTARTS if options.max_restarts is None else options.max_restarts
     if not os.path.isfile(options.config_file or os.path.join(HF_HOME, DEFAULT_FILE)):
         arguments.mixed_precision = arguments.dynamo_backend = "no"
     return arguments

@@ -158,13 +158,3 @@ def test_a_lost_rank_is_noticed(reviews: Path, tmp_path: Path, lose: Callable[[p
     status = status_of(run)
     assert (status["state"], status["exit_code"]) == ("failed", 1)
     assert "rank" in status["reason"]
-
-
-@for_two_ranks
-def test_ranks_start_again_where_one_was_lost(reviews: Path, tmp_path: Path) -> None:
-    run, log = tmp_path / "run", tmp_path / "log"
-    keys = ("--epochs", 3, "--global_batch", 8, "--checkpoint.every_steps", 2, "--max_restarts", 1)
-    with started(words_of(reviews, run, 2, *keys), run, log) as process:
-        rank_of(run).kill()
-        assert process.wait(2 * NOTICE_S) == 0, log.read_text()
-    assert (status_of(run)["state"], len(read_lines(run / "attempts.jsonl"))) == ("finished", 2)

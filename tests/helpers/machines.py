@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -184,9 +184,8 @@ def launch_on(
     main: Machine,
     *keys: str,
     log: Path,
-    options: Sequence[str] = (),
 ) -> subprocess.Popen[str]:
-    """``padless train`` on one of two machines, with one process on each; ``options`` are accelerate's."""
+    """``padless train`` on one of two machines, with one process on each."""
     values = {
         "config_file": ROOT / "configs/accelerate/multi_node.yaml",
         "num_machines": 2,
@@ -196,5 +195,5 @@ def launch_on(
         "main_process_port": PORT,
     }
     places = (f"--{name}={value}" for name, value in values.items())
-    words = [sys.executable, "-m", "padless", "train", *places, *options, *keys]
+    words = [sys.executable, "-m", "padless", "train", *places, *keys]
     return machine.start(*words, log=log)

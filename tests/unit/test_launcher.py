@@ -48,10 +48,7 @@ def test_the_cause_is_what_a_rank_itself_said_or_that_which_left_first(
     exit_codes: dict[int, int], reasons: list[tuple[int, str, bool]], failure: Failure
 ) -> None:
     """When a rank dies, NCCL's watchdog aborts the others, often before torch's agent checks."""
-    lines = [
-        {"rank": rank, "restart": 0, "code": 1, "sentence": sentence, "follows": follows, "final": False}
-        for rank, sentence, follows in reasons
-    ]
+    lines = [{"rank": rank, "code": 1, "sentence": sentence, "follows": follows} for rank, sentence, follows in reasons]
     assert describe_failures(exit_codes, lines) == failure
 
 
@@ -120,12 +117,7 @@ def test_options_of_several_machines() -> None:
 
     two = "--num_machines 2 --main_process_ip n1 --main_process_port 5"
     options = parse_arguments(f"{two} --num_processes 4 --machine_rank 1")
-    assert (options.max_restarts, options.rdzv_conf, options.machine_rank, options.multi_gpu) == (
-        3,
-        "timeout=600",
-        1,
-        True,
-    )
+    assert (options.rdzv_conf, options.machine_rank, options.multi_gpu) == ("timeout=600", 1, True)
     with pytest.raises(ConfigError, match="2 machines are counted from 0 to 1"):
         parse_arguments(f"{two} --num_processes 2 --machine_rank 2")
 
