@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.config import name_run
-from harness.evaluate import measure_here
+from harness.evaluate import measure
 from harness.inference.config import EvaluateConfig
 from harness.inference.model import Model, Texts, load
 from harness.launch.options import TrainConfig
@@ -242,7 +242,7 @@ class Run:
         with _training, temporary_folder() as folder:
             path = write_frame(rows, folder) if hasattr(rows, "__arrow_c_stream__") else rows
             arguments = {"run": self.directory, "input": path, "output": folder, "quiet": True}
-            figures: dict[str, Any] = SERVER.call(measure_here, configure(EvaluateConfig, arguments, keys))
+            figures: dict[str, Any] = SERVER.call(measure, configure(EvaluateConfig, arguments, keys))
             return figures
 
     def __repr__(self) -> str:

@@ -18,13 +18,10 @@ import pyarrow.compute as pc
 from harness.config import LANGUAGE_MODEL
 from harness.data.run_rows import hold_out
 from harness.distributed.precision import NAMES, configure_threads
-from harness.distributed.session import Session
-from harness.distributed.world import World
 from harness.inference.bundle import Bundle, same_text
 from harness.inference.config import EvaluateConfig
 from harness.inference.rows import find_labelled, iter_parts
 from harness.inference.scorer import unknown_shares
-from harness.inference.scoring import gather_in_order
 from harness.metrics.figures import Scores, figures, print_evaluation
 from harness.metrics.metrics import mistakes_to_show
 from harness.rundir.bundle_files import OF_WEIGHTS, BundleInfo, bundle_directory, find_info, read_info
@@ -75,7 +72,7 @@ class EncodedRows(NamedTuple):
 
 
 class ScoredRows(NamedTuple):
-    """All rows of an evaluation, scored by all ranks."""
+    """All rows of an evaluation, scored, in the order of the source."""
 
     scores: Scores
     is_unread: np.ndarray
@@ -84,10 +81,10 @@ class ScoredRows(NamedTuple):
     """uint64 ``[rows]``: of each text (``hash_texts``)."""
 
 
-def evaluate(config: EvaluateConfig, session: Session) -> dict[str, Any]:
-    """Score one split with the best weights of a run; rank 0 writes, prints and returns the results.
+def evaluate_split(config: EvaluateConfig) -> dict[str, Any]:
+    """Score one split with the best weights of a run; write, print and return the results.
 
-    Every rank calls this. Raises the same ``UserError`` on all of them.
+    Raises ``ConfigError``, ``DataError`` or ``StorageError``.
     """
     if config.split == UNLABELLED:
         raise DataError(
@@ -95,17 +92,13 @@ def evaluate(config: EvaluateConfig, session: Session) -> dict[str, Any]:
             "predict` scores the file that they are from"
         )
     check_output(config, config.split)
-    world = session.world
-    bundle, split = open_split_of(config, session)
-    num_rows, is_quiet = -(-len(split) // world.world_size), config.quiet or not world.is_main
-    with show_progress(f"scoring {config.split}", num_rows, is_quiet):
-        scored = score_rows(bundle, rows_of_split(split, world), world)
-    with world.raise_together("writing the results"):
-        if scored is not None:
-            assert len(scored.scores.rows) == len(split), "a row was not scored"
-            values = assess(scored.scores, bundle, split) | {"dataset": split.manifest.fingerprint}
-            return finish_evaluation(config, bundle, scored, values)
-    return {}
+    bundle = open_bundle(config)
+    split = open_split_of(config, bundle.info)
+    with show_progress(f"scoring {config.split}", len(split), config.quiet):
+        scored = score_rows(bundle, rows_of_split(split))
+    assert len(scored.scores.rows) == len(split), "a row was not scored"
+    values = assess(scored.scores, bundle, split) | {"dataset": split.manifest.fingerprint}
+    return finish_evaluation(config, bundle, scored, values)
 
 
 def evaluate_input(config: EvaluateConfig) -> dict[str, Any]:
@@ -116,17 +109,14 @@ def evaluate_input(config: EvaluateConfig) -> dict[str, Any]:
     assert config.input is not None
     name = result_name(config.input)
     check_output(config, name)
-    directory = bundle_directory(config.run)
-    bundle = Bundle(directory, config.batch, config.device, config.precision)
-    configure_threads(bundle.arithmetic["device"])
+    bundle = open_bundle(config)
     labels = label_options(bundle.labels, config.source.labels, bundle.info.source.labels)
     with temporary_folder() as folder:
         files = find_labelled(config.input, config.source, bundle.info.source, labels)
         sources = convert_all(files, Workers(config.timeout_s), folder)
         counts = [source.converted for source in sources]
         with show_progress("evaluating", sum(count.rows_read for count in counts), config.quiet):
-            scored = score_rows(bundle, rows_of_sources(sources, bundle), World())
-            assert scored is not None
+            scored = score_rows(bundle, rows_of_sources(sources, bundle))
         scores = scored.scores
         mistakes = describe_mistakes(scores, bundle)
         text_by_row = read_source_texts(sources, [mistake["row"] for mistake in mistakes])
@@ -139,58 +129,55 @@ def evaluate_input(config: EvaluateConfig) -> dict[str, Any]:
     return finish_evaluation(config, bundle, scored, values)
 
 
-def score_rows(bundle: Bundle, parts: Iterable[EncodedRows], world: World) -> ScoredRows | None:
-    """The scores of the rows of all ranks, each of which has ``parts`` of its own, on rank 0; None on others.
+def score_rows(bundle: Bundle, parts: Iterable[EncodedRows]) -> ScoredRows:
+    """The scores of all rows, sorted by their numbers."""
+    columns_of_parts = []
+    for part in parts:
+        offsets = np.concatenate([[0], np.cumsum(list(map(len, part.ids)))])
+        hashes = hash_texts(np.concatenate(part.ids), offsets)
+        is_unread = unknown_shares(part.ids) == 1
+        columns_of_parts.append((part.numbers, part.labels, bundle.score(part.ids), is_unread, hashes))
+    columns = [np.concatenate(column) for column in zip(*columns_of_parts, strict=True)]
+    order = np.argsort(columns[0])
+    rows, labels, logits, is_unread, hashes = (column[order] for column in columns)
+    assert (np.diff(rows) > 0).all(), "a row was scored twice"
+    return ScoredRows(Scores(rows, labels, logits), is_unread, hashes)
 
-    Raises the same ``UserError`` on all ranks.
+
+def open_bundle(config: EvaluateConfig) -> Bundle:
+    """The best weights of a run on the chosen device."""
+    bundle = Bundle(bundle_directory(config.run), config.batch, config.device, config.precision)
+    configure_threads(bundle.arithmetic["device"])
+    return bundle
+
+
+def open_split_of(config: EvaluateConfig, info: BundleInfo) -> Split:
+    """``config.split`` of ``config.data``, or of the dataset of the training. The fold of the training is held out, if
+    there was one.
+
+    Raises ``DataError`` for a dataset with another text→ids code, and for one that has the name of the training's now.
     """
-    columns = []
-    with world.raise_together("scoring the rows"):
-        for part in parts:
-            offsets = np.concatenate([[0], np.cumsum(list(map(len, part.ids)))])
-            hashes = hash_texts(np.concatenate(part.ids), offsets)
-            is_unread = unknown_shares(part.ids) == 1
-            columns.append((part.numbers, part.labels, bundle.score(part.ids), is_unread, hashes))
-    columns_of_rank = [np.concatenate(column) for column in zip(*columns, strict=True)]
-    gathered = gather_in_order(columns_of_rank, world, "the scores")
-    return None if gathered is None else ScoredRows(Scores(*gathered[:3]), *gathered[3:])
+    data = config.data or dataset_of(config.run)
+    manifest = read_data(data)
+    if manifest.fingerprint == info.dataset:
+        manifest = hold_out(manifest, info.fold, data)
+    elif config.data is None:
+        raise DataError(
+            f"{data}: not the dataset that {config.run} was trained on, but one built since, and its rows may be "
+            f"training rows; build the old one again, or score this one all the same with --data {data}"
+        )
+    same_text(info, manifest, data)
+    return open_split(data, manifest, config.split).read_unmapped()
 
 
-def open_split_of(config: EvaluateConfig, session: Session) -> tuple[Bundle, Split]:
-    """The weights of a run on the session's device, and ``config.split`` of ``config.data``, or of the dataset of the
-    training. The fold of their training is held out, if there was one.
-
-    Every rank calls this. Raises the same ``UserError`` on all of them, also for a dataset with another text→ids code,
-    and for one that has the name of the training's now.
-    """
-    world = session.world
-    with world.raise_together("loading weights and dataset"):
-        data = config.data or dataset_of(config.run)
-        bundle = Bundle(bundle_directory(config.run), config.batch, session.device.type, config.precision)
-        manifest = read_data(data)
-        if manifest.fingerprint == bundle.info.dataset:
-            manifest = hold_out(manifest, bundle.info.fold, data)
-        elif config.data is None:
-            raise DataError(
-                f"{data}: not the dataset that {config.run} was trained on, but one built since, and its rows may be "
-                f"training rows; build the old one again, or score this one all the same with --data {data}"
-            )
-        same_text(bundle.info, manifest, data)
-        split = open_split(data, manifest, config.split).read_unmapped()
-        bundle.model.to(session.device).recurrent.flatten_parameters()
-    world.handshake({"weights": bundle.info.weights_sha256, "dataset": manifest.fingerprint})
-    return bundle, split
-
-
-def rows_of_split(split: Split, world: World) -> Iterator[EncodedRows]:
-    """This rank's rows of a split, block by block."""
+def rows_of_split(split: Split) -> Iterator[EncodedRows]:
+    """The rows of a split, block by block."""
     members = split.manifest.members
     for block in split.blocks:
-        rows = slice(world.rank, None, world.world_size)
-        labels, ids = block.label[rows].astype(np.int64), block.ids[rows]
-        texts = [text[:length] for text, length in zip(ids, block.length[rows], strict=True)]
+        labels = block.label.astype(np.int64)
+        texts = [ids[:length] for ids, length in zip(block.ids, block.length, strict=True)]
         if texts:
-            yield EncodedRows(block.row[rows], labels if members is None else members[labels], texts)
+            yield EncodedRows(block.row, labels if members is None else members[labels], texts)
 
 
 def rows_of_sources(sources: Sequence[Source], bundle: Bundle) -> Iterator[EncodedRows]:
@@ -342,7 +329,7 @@ def finish_evaluation(
 def assess(scores: Scores, bundle: Bundle, split: Split) -> dict[str, Any]:
     """All figures of ``SPLIT.json``: metrics after calibration with intervals, calibration and mistakes.
 
-    Only rank 0 calls this. The model of ``bundle`` is on its device.
+    The model of ``bundle`` is on its device.
     """
     bundle.model.eval()
     mistakes = describe_mistakes(scores, bundle)

@@ -8,7 +8,7 @@ communicate only in one gather at the end, after which the number of distinct ro
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -117,18 +117,11 @@ def gather_rows(
         with world.watch_wait(action):
             columns = [torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)]
     model.train(was_training)
-    gathered = gather_in_order(columns, world, f"the scores of {name}")
-    rows, first, second = gathered or [np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)]
-    assert len(rows) == (len(loader.split) if world.is_main else 0), "a row was not scored"
-    return rows, first, second
-
-
-def gather_in_order(columns: Sequence[np.ndarray], world: World, awaited: str) -> list[np.ndarray] | None:
-    """The rows of all ranks on rank 0, None on others: some columns, by the first, which has the numbers of rows."""
-    columns_by_rank = world.gather_on_main(columns, awaited)
+    columns_by_rank = world.gather_on_main(columns, f"the scores of {name}")
     if not world.is_main:
-        return None
-    joined = list(map(np.concatenate, zip(*columns_by_rank, strict=True)))
-    order = np.argsort(joined[0])
-    assert (np.diff(joined[0][order]) > 0).all(), "a row was scored twice"
-    return [column[order] for column in joined]
+        return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)
+    rows, first, second = map(np.concatenate, zip(*columns_by_rank, strict=True))
+    order = np.argsort(rows)
+    assert (np.diff(rows[order]) > 0).all(), "a row was scored twice"
+    assert len(rows) == len(loader.split), "a row was not scored"
+    return rows[order], first[order], second[order]

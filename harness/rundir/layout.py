@@ -16,7 +16,7 @@ that one process holds while it trains in a run directory.
     teachers/                  what its teacher says of each row (``harness/data/targets.py``)
     test.json                  metrics on the test split (``results``)
     test-predictions.parquet   one line for each row of the test split
-    evaluation/                the same two files of any split or of new rows, from ``harness.evaluate``; of validation,
+    evaluation/                the same two files of any split or of new rows, from ``padless evaluate``; of validation,
                                from a run whose dataset has no test split
     report.html                a page about all of it
     tracking/                  wandb.json: the W&B run, and which rows were sent

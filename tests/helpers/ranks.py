@@ -27,7 +27,7 @@ TIMEOUT_S = 150
 PR_SET_PDEATHSIG = 1
 """prctl(2): the signal that the kernel sends when the parent dies."""
 PRELOADED = ["torch", "torch._dynamo", "accelerate", "pandas", "scipy.stats", "sklearn.metrics", "matplotlib.figure"]
-PRELOADED += ["harness.train", "harness.evaluate", "harness.training.run", "tests.helpers.runs"]
+PRELOADED += ["harness.train", "harness.inference.evaluation", "harness.training.run", "tests.helpers.runs"]
 """What ranks find imported; a module that is not there costs time, nothing else."""
 
 
