@@ -148,7 +148,7 @@ class OptimConfig:
     """Highest learning rate. auto: by the rows of a step and the classes."""
     warmup: Share = 0.05
     """Share of all steps during which the learning rate rises to ``lr``."""
-    decay: Literal["none", "linear", "cosine"] = "linear"
+    decay: Literal["none", "linear"] = "linear"
     """How the learning rate falls to zero between the warm-up and the last step."""
     weight_decay: Share = 0.0
     """Decoupled weight decay (AdamW), on matrices and not on biases."""

@@ -19,7 +19,7 @@ from padless.core.atomic import refuse_inside
 from padless.core.configuration import Texts
 from padless.core.errors import ConfigError
 from padless.core.jobs import ExecutorConfig
-from padless.core.schema import AtLeast1, LanguageCode, LocalPath, Name, Processes, Seconds, ShareText, Wait
+from padless.core.schema import AtLeast1, LanguageCode, LocalPath, Name, Processes, ShareText, Wait
 from padless.core.split_names import TEST
 from preprocessing.config import Names, SourceConfig
 from preprocessing.dataset.shards import MANIFEST
@@ -73,9 +73,7 @@ class EvaluateConfig(RunningConfig):
     precision: PredictionPrecision = "fp32"
     """As in `padless predict`."""
     batch: AtLeast1 = 512
-    """Rows per batch and process."""
-    timeout_s: Seconds = 600
-    """Maximum wait of one process for another."""
+    """Rows per batch."""
     json: bool = False
     """Print the figures as one JSON object instead of tables."""
 

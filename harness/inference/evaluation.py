@@ -113,7 +113,7 @@ def evaluate_input(config: EvaluateConfig) -> dict[str, Any]:
     labels = label_options(bundle.labels, config.source.labels, bundle.info.source.labels)
     with temporary_folder() as folder:
         files = find_labelled(config.input, config.source, bundle.info.source, labels)
-        sources = convert_all(files, Workers(config.timeout_s), folder)
+        sources = convert_all(files, Workers(), folder)
         counts = [source.converted for source in sources]
         with show_progress("evaluating", sum(count.rows_read for count in counts), config.quiet):
             scored = score_rows(bundle, rows_of_sources(sources, bundle))

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -45,11 +44,7 @@ def learning_rate(step: int, total_steps: int, config: OptimConfig) -> float:
     if step < warmup_steps:
         return config.lr * (step + 1) / warmup_steps
     progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
-    if config.decay == "linear":
-        return config.lr * (1 - progress)
-    if config.decay == "cosine":
-        return config.lr * 0.5 * (1 + math.cos(math.pi * progress))
-    return config.lr
+    return config.lr * (1 - progress) if config.decay == "linear" else config.lr
 
 
 @torch.no_grad()

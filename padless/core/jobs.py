@@ -125,7 +125,7 @@ class Share:
 class Workers:
     """Runs tasks with an executor, or in this process."""
 
-    timeout_s: float
+    timeout_s: float = float("inf")
     """Longest time in which no task finishes and none makes a file."""
     executor: Executor | None = None
     share: Share = Share()

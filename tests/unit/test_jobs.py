@@ -70,7 +70,7 @@ def test_a_part_is_made_once(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         return sorted(part.number for part in result_by_part if part in new)
 
     new = []
-    workers = Workers(60)
+    workers = Workers()
     make = Squared.run
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Squared, "run", lambda part: new.append(part) or make(part))
