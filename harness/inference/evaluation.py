@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from harness.config import LANGUAGE_MODEL
 from harness.data.run_rows import hold_out
-from harness.distributed.precision import NAMES, configure_threads
+from harness.distributed.precision import NAMES, configure_threads, keep_memory
 from harness.inference.bundle import Bundle, same_text
 from harness.inference.config import EvaluateConfig
 from harness.inference.rows import find_labelled, iter_parts
@@ -148,6 +148,7 @@ def open_bundle(config: EvaluateConfig) -> Bundle:
     """The best weights of a run on the chosen device."""
     bundle = Bundle(bundle_directory(config.run), config.batch, config.device, config.precision)
     configure_threads(bundle.arithmetic["device"])
+    keep_memory()
     return bundle
 
 
