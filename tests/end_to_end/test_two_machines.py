@@ -131,12 +131,13 @@ LOST_PEER = r"rank {} at step \d+ waited .*from 1 other ranks"
 PORT_TAKEN = "main_process_port: 29500 is taken by another program on machine-a"
 NO_B = "machine 0 of 2: the machines did not meet at .* within 30 s"
 FAULTS: dict[str, tuple[Act, tuple[int, ...], tuple[str, str, str]]] = {
+    "cut": (during(lambda two: two.lose()), (1, 1), (LOST_PEER.format(0), LOST_PEER.format(1), LOST_PEER.format(0))),
     "port taken": (take_port, (2, 2), (PORT_TAKEN,) * 3),
     "machine 1 never comes": (lambda training: codes_of(training.start(sides="a")), (1,), (NO_B, "", NO_B)),
-    "cut": (during(lambda two: two.lose()), (1, 1), (LOST_PEER.format(0), LOST_PEER.format(1), LOST_PEER.format(0))),
     "cut for 10 s": (during(interrupt_link), (0, 0), ("",) * 3),
 }
-"""Fault -> how it happens, the exit codes, and what machine a, machine b and the status say."""
+"""Fault -> how it happens, the exit codes, and what machine a, machine b and the status say. A run has a status for
+machine b to read only once it has begun, so the first fault comes in training."""
 
 
 @pytest.mark.parametrize(
