@@ -12,9 +12,7 @@ import errno
 import json
 import os
 import re
-import shutil
 import sys
-import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import MISSING, asdict, dataclass
@@ -37,7 +35,7 @@ from padless.core.configuration import (
 from padless.core.errors import ConfigError, UserError
 from padless.core.installed import VERSION, load_object
 from padless.core.signals import COMMAND
-from padless.core.terminal import Guarded, print_stderr, unguarded
+from padless.core.terminal import Guarded, Screen, print_stderr, unguarded, wrap_text
 from padless.core.untrusted import quote_value
 
 Config = TypeVar("Config")
@@ -61,8 +59,6 @@ ALL_KEYS = "all"
 ANSWERS = ("true", "false")
 """Arguments that are the value of the switch before them."""
 CONFIG, PRINT_CONFIG = "config", "print_config"
-MAX_COLUMNS = 100
-"""Longer lines of help are hard to read, whatever the terminal's width."""
 INDENT = 14
 
 
@@ -266,18 +262,16 @@ def print_topic(topic: str, config_class: type, usage: str, first: Sequence[str]
 
 def print_page(paragraphs: Iterable[str], rows: Iterable[tuple[str, str]]) -> None:
     """Print paragraphs, then names with their texts beside them, as wide as the terminal."""
+    screen = Screen()
     for paragraph in paragraphs:
-        print(fill_lines(paragraph) + "\n")
+        screen.write([*wrap_text(first_paragraph(paragraph), screen.width, 0), ""])
     for name, text in rows:
-        print(fill_lines(text, f"{name:{INDENT - 1}} ", " " * INDENT))
+        screen.write(wrap_text(first_paragraph(text), screen.width, INDENT, f"{name:{INDENT - 1}} "))
 
 
-def fill_lines(docstring: str, first_indent: str = "", indent: str = "") -> str:
-    """The first paragraph of a docstring as lines, without backticks; a path or an address stays whole."""
-    text = " ".join(docstring.partition("\n\n")[0].replace("`", "").split())
-    columns = min(shutil.get_terminal_size().columns, MAX_COLUMNS)
-    wrapper = textwrap.TextWrapper(columns, first_indent, indent, break_long_words=False, break_on_hyphens=False)
-    return wrapper.fill(text)
+def first_paragraph(docstring: str) -> str:
+    """The first paragraph of a docstring on one line, without backticks."""
+    return " ".join(docstring.partition("\n\n")[0].replace("`", "").split())
 
 
 def print_json(values: Mapping[str, Any]) -> None:
