@@ -49,7 +49,7 @@ def test_seeds_killed_in_the_second_end_in_the_same_table(tmp_path: Path) -> Non
     wait_for_step(process, run / "seed-1", steps + 1)
     process.terminate()
     assert process.wait(100) == 85
-    assert {status_of(run / seed)["exit_code"] for seed in ("seed-0", "seed-1")} <= {0, 85}
+    assert status_of(run / "seed-1")["exit_code"] in (0, 85)
     assert not (run / "seed-2").exists()
     assert "\ntest:\n" in to_the_end(data, run, *words)
     for seed in ("seed-0", "seed-1", "seed-2"):
