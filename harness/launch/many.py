@@ -53,8 +53,6 @@ from preprocessing.dataset.views import read_data
 KEPT_LINES = 40
 """Of what a member prints; its ``log.txt`` has all."""
 TRACEBACK = "Traceback (most recent call last):"
-BESIDE_OTHERS = "of one thread, beside other trainings"
-"""How many threads the processes of a member have, and why."""
 SHORTEST_S = 1.0
 """No training begins with less time than this."""
 
@@ -72,7 +70,10 @@ def main(launch_config: TrainConfig, start: launcher.Start = launcher.run_ranks)
         launch_config = name_run(launch_config)
         Screen(quiet=launch_config.quiet).print_text(f"The run is {launch_config.run}; -o names another directory.")
     members = plan_members(launch_config)
-    code = train_members(members, launch_config) if members else train_one(launch_config, start)
+    if members:
+        code = train_members(members, launch_config)
+    else:
+        code = train_in_turn(list_steps(launch_config.recipe), launch_config, start)
     if code or launch_config.machine_rank or launch_config.dry_run:
         return code
     if not members and launch_config.json:
@@ -81,14 +82,6 @@ def main(launch_config: TrainConfig, start: launcher.Start = launcher.run_ranks)
     elif members and all(map(has_finished, members)):
         finish_runs(members, launch_config)
     return 0
-
-
-def train_one(launch_config: TrainConfig, start: launcher.Start) -> int:
-    """A single training, after its language model if it begins with one; its exit code."""
-    steps = list_steps(launch_config.recipe)
-    if len(steps) == 1:
-        return launcher.launch_training(launch_config, steps[0], start)
-    return train_in_turn(steps, launch_config, start)
 
 
 def list_steps(config: RunConfig) -> list[RunConfig]:
@@ -111,14 +104,10 @@ def train_members(members: Sequence[Member], launch_config: TrainConfig) -> int:
         member: list_steps(with_values(launch_config.recipe, member_keys(member, launch_config)))
         for member in members[share.index :: share.count]
     }
-    finished_members = [] if launch_config.dry_run else [*filter(has_finished, steps_by_member)]
-    checked_steps = [step for member in finished_members for step in steps_by_member.pop(member)]
-    if checked_steps and (code := train_in_turn(checked_steps, launch_config)):
-        return code
     slots = [] if launch_config.dry_run else plan_slots(launch_config, len(steps_by_member))
     if len(slots) < 2:
         return train_in_turn([step for steps in steps_by_member.values() for step in steps], launch_config)
-    if launch_config.num_processes is None:
+    if launch_config.num_processes is None and devices.VISIBLE not in slots[0]:
         first_config = resolve_config(next(iter(steps_by_member.values()))[-1]).config
         choice = processes_on_cores(first_config, available_cores() // len(slots))
         launch_config = replace(launch_config, num_processes=int(choice.value))
@@ -143,14 +132,15 @@ def train_in_turn(
         left_s = (launch_config.max_time_s or inf) - (time.monotonic() - began)
         if STOP.signal is not None or left_s < SHORTEST_S:
             return PREEMPTED
-        screen.print_text("" if number == 1 else "\n")
-        screen.fact(config.task.replace("_", " "), f"{number} of {len(steps)}: {config.run}")
+        if len(steps) > 1:
+            screen.print_text("")
+            screen.fact(config.task.replace("_", " "), f"{number} of {len(steps)}: {config.run}")
         config_within = config if left_s == inf else replace(config, max_time=f"{left_s:.0f}")
         code = launcher.launch_training(launch_config, config_within, start)
         if code or launch_config.dry_run:
             return code
     STOP.must_save = False
-    return 0 if STOP.signal is None else PREEMPTED
+    return 0
 
 
 def plan_slots(launch_config: TrainConfig, num_members: int) -> list[dict[str, str]]:
@@ -171,18 +161,15 @@ def plan_slots(launch_config: TrainConfig, num_members: int) -> list[dict[str, s
             return [{devices.VISIBLE: group} for group in groups * launch_config.members_per_device][:num_members]
     by_cores = available_cores() // (num_processes * (options.threads or 1))
     by_memory = psutil.virtual_memory().available // (num_processes * PROCESS_BYTES)
-    return [{}] * min(by_cores, by_memory, num_members)
+    return [{devices.OMP: str(options.threads or 1)}] * min(by_cores, by_memory, num_members)
 
 
 def train_member(steps: Sequence[RunConfig], launch_config: TrainConfig) -> int:
     """Train one member in this process, which a server has forked; its exit code."""
     from harness.distributed.stopping import run_rank
 
-    def start_beside(resolved: ResolvedConfig, options: TrainConfig, num_processes: int) -> int:
-        return start_here(replace(resolved, processes=BESIDE_OTHERS), options, num_processes)
-
     listen_in_launcher()
-    return run_rank(lambda _: train_in_turn(steps, launch_config, start_beside))
+    return run_rank(lambda _: train_in_turn(steps, launch_config, start_here))
 
 
 def start_here(resolved: ResolvedConfig, options: TrainConfig, num_processes: int, *, reports: bool = True) -> int:

@@ -6,7 +6,6 @@ for all that they leave open. That parser brings torch, which takes seconds, so 
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal
@@ -145,16 +144,9 @@ def accelerate_arguments(options: TrainConfig, num_processes: int, keys: Sequenc
         multi_gpu=num_processes > 1,  # what it calls DDP, also on CPUs
     )
     if arguments.num_machines == 1:
-        arguments.main_process_port = options.main_process_port or find_free_port()
+        arguments.main_process_port = options.main_process_port or 0  # it takes a free one
     else:
         arguments.rdzv_conf = f"timeout={options.timeout_s}"
     if not os.path.isfile(options.config_file or os.path.join(HF_HOME, DEFAULT_FILE)):
         arguments.mixed_precision = arguments.dynamo_backend = "no"
     return arguments
-
-
-def find_free_port() -> int:
-    """A free port, so that two runs on one machine do not collide."""
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return int(probe.getsockname()[1])

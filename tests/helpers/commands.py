@@ -17,8 +17,6 @@ from typing import Any
 
 import psutil
 
-from harness.launch.options import find_free_port
-
 ROOT = Path(__file__).resolve().parents[2]
 PLAIN_RECIPE = ("--config", str(ROOT / "tests" / "plain.yaml"))
 """A recipe that sets nothing, for trainings without the default recipe."""
@@ -77,8 +75,9 @@ def run_command(
 
 def accelerate(module: str, *arguments: object, timeout_s: float = 180) -> subprocess.CompletedProcess[str]:
     """``accelerate launch -m module arguments`` with two CPU processes, bare: without padless's own launcher."""
-    with_port = ("--main_process_port", str(find_free_port()))
-    return run_module("accelerate.commands.launch", *CPU, *with_port, "-m", module, *arguments, timeout_s=timeout_s)
+    return run_module(
+        "accelerate.commands.launch", *CPU, "--main_process_port=0", "-m", module, *arguments, timeout_s=timeout_s
+    )
 
 
 def unwrapped(text: str) -> str:
