@@ -4,24 +4,20 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from harness.batch import Batch
 from harness.config import ModelConfig
-from harness.model import dropout, language
+from harness.model import dropout
 from harness.model.attribution import attribute
 from harness.model.classifier import Classifier
 from harness.model.dropout import HEAD, LAYERS, SITE_BITS, DropoutRates, draw_masks
-from harness.model.language import LanguageModel, LanguageObjective
 from harness.model.linear_part import END
 from harness.model.registry import POOLINGS
-from tests.helpers.batches import CPU, padded_batch
+from tests.helpers.batches import CPU
 from tests.helpers.bundles import own_everything
 
 WORDS = 30
@@ -148,45 +144,3 @@ def test_a_dropped_word_is_read_as_unknown() -> None:
             replaced[index, time] = 1
     assert 0 < int((replaced != ids).sum()) < ids.numel()
     assert torch.equal(model(batch, masks), model(Batch(replaced, lengths, labels, rows)))
-
-
-class Largest(TorchDispatchMode):
-    """Records the largest result tensor of any operation, without oneDNN's workspace, and scattered matrices, for which
-    CUDA sorts.
-    """
-
-    elements = scattered = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        result = func(*args, **(kwargs or {}))
-        tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
-        sizes = [tensor.numel() for tensor in tensors if tensor.dtype != torch.uint8]
-        self.elements = max(self.elements, *sizes, 0)
-        self.scattered += "index_put" in func._schema.name and args[2].dim() > 1
-        return result
-
-
-def test_memory_grows_with_vocabulary_plus_tokens_and_not_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    vocabulary, dim, candidates = 1500, 5, 150
-    monkeypatch.setattr(language, "CPU_ELEMENTS", 7000)
-    model = LanguageModel(ModelConfig(embedding_dim=dim, hidden_size=4), vocabulary)
-    objective = LanguageObjective(model, candidates=candidates)
-    batch = padded_batch([60] * 10, vocabulary)
-    objective.prepare(0, batch)
-    objective(batch)
-    with Largest() as training:
-        objective(batch).backward()
-    with Largest() as validation, torch.inference_mode():
-        model.row_log_losses(batch)
-    assert training.scattered == 0
-    assert training.elements == vocabulary * dim  # the gradient of the embedding
-    assert validation.elements <= vocabulary * dim
-    assert vocabulary * dim < batch.num_tokens * candidates / 10
-
-
-def test_samples_of_states_are_parts_of_all_states() -> None:
-    model = LanguageModel(ModelConfig(embedding_dim=5, hidden_size=4), 50)
-    batch = padded_batch([9, 5, 1], 50)
-    shifted = (replace(batch, rows=batch.rows + shift) for shift in range(3))
-    sampled_losses = [torch.stack(model.row_log_losses(sample, one_in=3)) for sample in shifted]
-    torch.testing.assert_close(sum(sampled_losses), torch.stack(model.row_log_losses(batch)))

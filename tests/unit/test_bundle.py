@@ -29,7 +29,6 @@ from harness.model import recurrent
 from harness.model.classifier import Classifier
 from harness.model.initialization import Start
 from harness.model.registry import num_outputs
-from harness.output import export as writing
 from harness.output.export import (
     SCRIPT,
     TOKENS,
@@ -41,9 +40,8 @@ from harness.output.export import (
     write_script,
 )
 from harness.rundir import bundle_files
-from harness.rundir.bundle_files import CARD, INDEX, OF_WEIGHTS, ONNX, read_info
+from harness.rundir.bundle_files import CARD, INDEX, ONNX, read_info
 from harness.rundir.layout import BUNDLE
-from harness.rundir.results import read_figures, write_figures
 from harness.training.assembly import begin
 from padless.commands import main as harness_main
 from padless.core import cli
@@ -287,27 +285,6 @@ def test_names_are_no_markup_in_a_card(run: Path) -> None:
     for markup in ("SECRET", "\x1b", "\n# c", "<"):
         assert markup not in body
     assert body.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 3
-
-
-def test_a_card_says_where_no_figures_of_these_weights_are(run: Path, own_run: Path, tmp_path: Path) -> None:
-    """For a bundle without a run, and for a run with figures of other weights."""
-    write_figures(own_run, "test", {**(read_figures(own_run, "test") or {}), OF_WEIGHTS: "0" * 64})
-    for number, source in enumerate((own_run / BUNDLE, own_run)):
-        out = tmp_path / f"out-{number}"
-        assert export(source, "--output", out, "--quiet") == 0
-        text = (out / CARD).read_text()
-        assert "No evaluation of these weights lies beside them." in text
-        np.testing.assert_array_equal(padless.load(out).predict_proba(TEXTS), padless.load(run).predict_proba(TEXTS))
-
-
-def test_nothing_is_left_of_an_export_that_differs(
-    run: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(writing, "MAX_DIFFERENCE", 0.0)
-    monkeypatch.setattr(writing, "export_onnx", lambda *_: (folder / ONNX).read_bytes())
-    assert export(run, "--output", tmp_path / "out", "--onnx") == 3
-    assert "differs from torch's" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_repository_of_the_hub_is_loaded(run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

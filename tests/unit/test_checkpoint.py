@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,23 +36,6 @@ def test_a_checkpoint_of_another_version_is_no_damage(tmp_path: Path) -> None:
     (path / checkpoint.MANIFEST).write_text(json.dumps({**manifest, "format_version": 9}))
     with pytest.raises(DataError, match="a checkpoint of format version 9, this padless reads"):
         checkpoint.newest(tmp_path, lambda error: None)
-
-
-@pytest.mark.parametrize(("every_s", "first_s"), [(300.0, 60), (20.0, 20)])
-def test_the_first_checkpoint_of_a_start_comes_after_a_minute(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every_s: float, first_s: float
-) -> None:
-    clock_s = 1000.0
-    monkeypatch.setattr(time, "monotonic", lambda: clock_s)
-    monkeypatch.setattr(checkpoint, "write", lambda *_: None)
-    saver = Checkpointer(tmp_path, CheckpointConfig(every_s=every_s), torch.device("cpu"), lambda: None)
-    for wait_s in (first_s, every_s):
-        clock_s += wait_s - 1
-        assert not saver.is_due()
-        clock_s += 1
-        assert saver.is_due()
-        saver.save({}, checkpoints.state_of(1), wait=True)
-    assert saver.failure is None
 
 
 @pytest.mark.parametrize("best", [float("nan"), float("-inf"), 0.25, None])

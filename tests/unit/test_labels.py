@@ -127,27 +127,6 @@ def test_lists_of_numbers_are_labels_of_their_type(tmp_path: Path, command: Comm
     assert labels[:4] == [lists[row - 1] for row in sorted(rows_by_number(tmp_path / "data", "train"))[:4]]
 
 
-@pytest.mark.parametrize(
-    ("words", "allowed_rows"), [(("--splits.group_column", "author"), 6), (("--splits.folds", 5), 1)]
-)
-def test_every_split_has_its_share_of_each_class(
-    words: tuple[object, ...], allowed_rows: int, tmp_path: Path, command: Command
-) -> None:
-    manifest = command.build(write_emotions(tmp_path / "a.csv", 1200), tmp_path / "data", *words)
-    counts = np.array([manifest.class_rows(name) for name in SPLITS])
-    class_rows = [sum(name in labels for labels in emotions_of(1200)) for name in EMOTIONS]
-    assert counts.sum(axis=0).tolist() == class_rows
-    share = np.array(class_rows) / 10
-    assert (np.abs(counts[1:] - share) <= allowed_rows + 0.05 * share).all()
-    assert all(abs(manifest.rows(name) - 120) <= 4 for name in SPLITS[1:])
-    if "--splits.folds" in words:
-        folds = manifest.statistics["folds"]
-        fold_rows = np.array(folds["labels"])
-        assert (fold_rows.max(axis=0) - fold_rows.min(axis=0)).max() <= 2
-        assert sum(folds["rows"]) == manifest.rows("train") + manifest.rows("validation")
-        assert max(folds["rows"]) - min(folds["rows"]) <= 1
-
-
 def test_what_is_no_label_of_a_text_with_several(tmp_path: Path, command: Command) -> None:
     """An empty cell is no label, or as ``missing_label`` says; null is missing."""
     cells = ["joy;love", "joy;meh", "love", "", "love;joy;joy", "joy"]
@@ -298,14 +277,6 @@ def test_shares_are_met_within_the_largest_group(
     counts = np.stack([np.bincount(label[split == number], minlength=labels) for number in range(3)])
     counts = np.column_stack([counts, counts.sum(axis=1)])
     assert abs(counts - target_rows(counts.sum(axis=0), **shares)).max() <= max(sizes)
-
-
-def test_what_the_source_shares_is_counted_and_left_as_it_is() -> None:
-    splits = [TRAIN, TEST, TRAIN, TRAIN, TEST, TEST, TRAIN, VALIDATION]
-    facts = facts_of(range(1000, 1008), [0, 1] * 4, np.array(splits, np.int8), [1, 1, 2, 2, 2, 3, 0, 0])
-    result, report = assign(facts, SplitConfig(group_column="film"))
-    assert result["split"].tolist() == splits
-    assert report["groups"]["shared"] == [{"groups": 2, "rows": {"train": 3, "test": 2}}]
 
 
 # By time.

@@ -22,10 +22,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from harness.batch import StepBatch
 from harness.config import RunConfig
 from harness.data import order
-from harness.data.order import OrderSpec, order_over
 from harness.launch import launcher
 from harness.rundir.records import read_run_config, write_config
 from harness.training.preflight import list_changes
@@ -33,12 +31,10 @@ from padless.commands import COMMANDS
 from padless.core.configuration import options_of
 from padless.core.errors import ConfigError, DataError, UserError
 from padless.core.installed import load_object
-from preprocessing.dataset.remote import RemoteSplit
 from preprocessing.dataset.shards import Split
 from preprocessing.dataset.views import open_split, read_data
 from preprocessing.sources import addresses
 from preprocessing.sources.addresses import CACHE_VARIABLE, LIMIT_VARIABLE
-from tests.helpers.batches import loader_of
 from tests.helpers.corpora import Command, contents, reviews, write_csv, write_jsonl
 from tests.helpers.datasets import write_dataset
 from tests.helpers.runs import final, start, wait_for_step
@@ -192,46 +188,12 @@ def test_a_training_on_remote_data_is_the_local_one_bit_for_bit(remote_data: str
     assert final(tmp_path / "there" / "run") == final(tmp_path / "here" / "run")
 
 
-def test_batches_of_remote_rows_are_those_of_local_ones(
-    remote_data: str, fetches: Counter[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(RemoteSplit, "max_open_shards", 2)
-    local_data, spec = tmp_path / "data", OrderSpec(seed=1, global_batch=12, window_rows=96)
-
-    def steps(data: str | Path) -> Iterator[StepBatch]:
-        split = open_split(data, read_data(data), "train")
-        for epoch in range(2):
-            yield from loader_of(split, order_over(split, spec)).steps(epoch)
-
-    for step, remote_step in zip(steps(local_data), steps(remote_data), strict=True):
-        (batch,), (remote_batch,) = step.micro_batches, remote_step.micro_batches
-        assert (batch.rows.tolist(), batch.ids.tolist()) == (remote_batch.rows.tolist(), remote_batch.ids.tolist())
-    num_fetched = fetches.total() * 2 / 3
-    assert num_fetched > len([*local_data.glob("train/*")]), "those that were removed are fetched again"
-
-
 def test_an_unknown_protocol_and_a_missing_driver_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"zz://a/b.csv: no driver for zz://"):
         addresses.find_file_info("zz://a/b.csv")
     monkeypatch.setitem(sys.modules, "fsspec", None)
     with pytest.raises(ConfigError, match=r"hf://datasets/a: no driver for hf:// .*padless\[remote\]"):
         addresses.find_file_info("hf://datasets/a")
-
-
-def test_the_password_of_an_address_is_neither_written_nor_said(tmp_path: Path, command: Command) -> None:
-    import fsspec
-
-    data = write_csv(tmp_path / "reviews.csv", reviews(120)).read_bytes()
-    fsspec.filesystem("memory").pipe("/me:SECRET@host/reviews.csv", data)
-    address = "memory://me:SECRET@host/reviews.csv"
-    manifest = command.build(address, tmp_path / "out", "--source.part_mb", 0.005)
-    assert "SECRET" not in command.out + command.err
-    assert manifest.provenance["sources"][0]["name"] == "memory://host/reviews.csv"
-    assert not [name for name, content in contents(tmp_path / "out").items() if b"SECRET" in content]
-    assert (
-        command.refused(3, f"{address}.csv", tmp_path / "none")
-        == "memory://host/reviews.csv.csv: no such file; check source.path"
-    )
 
 
 def test_records_of_a_run_hold_no_secrets_and_the_same_command_goes_on(tmp_path: Path) -> None:

@@ -14,14 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.config import ModelConfig, OptimConfig, RunConfig, flat, to_dict
-from harness.distributed.world import World
-from harness.metrics.calibration import Decision
+from harness.config import ModelConfig, RunConfig, flat, to_dict
 from harness.training import rules
-from harness.training.optim import learning_rate
 from harness.training.rules import Corpus, apply_rules, resolve_config
 from harness.training.throughput import row_hash
-from harness.training.validation import Selection
 from padless.core import cli
 from padless.core.errors import DataError
 from preprocessing.config import VocabularyConfig
@@ -60,14 +56,6 @@ def test_small_corpora_get_their_steps_and_large_ones_a_few_epochs(
 )
 def test_vectors_are_learned_unless_other_weights_bring_them(words: str, vectors: str) -> None:
     assert apply_rules(recipe(*words.split()), IMDB).config.init.vectors == vectors
-
-
-@pytest.mark.parametrize(("decay", "middle", "last"), [("linear", 0.5, 1 / 90), ("none", 1, 1)])
-def test_learning_rate_climbs_then_falls(decay: Any, middle: float, last: float) -> None:
-    config = OptimConfig(lr=1.0, warmup=0.1, decay=decay)
-    rates = [learning_rate(step, 100, config) for step in range(100)]
-    assert rates[:11] == pytest.approx([*np.linspace(0.1, 1, 10), 1])
-    assert (rates[55], rates[-1]) == pytest.approx((middle, last), abs=1e-3)
 
 
 def use_rows(monkeypatch: pytest.MonkeyPatch, rows: int, tokens: int, vocabulary_size: int = 9) -> None:
@@ -148,17 +136,3 @@ def test_row_hash_adds_up_over_any_split_and_sees_every_change(rows: list[int], 
     assert (row_hash(numbers[middle:], step) + row_hash(numbers[:middle], step)) % 2**64 == hash_of_all
     hashes = row_hash(numbers[1:], step), row_hash(numbers, step + 1), row_hash(np.append(numbers, numbers[0]), step)
     assert hash_of_all not in hashes
-
-
-def test_of_equally_good_weights_the_later_ones_are_kept_where_rows_are_few() -> None:
-    def best(rows: int, *losses: float) -> int | None:
-        selection = Selection("calibrated")
-        for step, loss in enumerate(losses):
-            figures, remaining = {"calibrated_log_loss": loss, "rows": rows}, 1 - (step + 1) / len(losses)
-            selection.compare(World(), figures, step, Decision, remaining)
-        return selection.best_step
-
-    assert best(30, 0.50, 0.53, 0.56) == 2
-    assert best(30, 0.50, 0.53, 0.80) == 1
-    assert best(3000, 0.50, 0.55, 0.60) == 0
-    assert best(3000, 0.501, 0.500, 0.500) == 2

@@ -13,13 +13,9 @@ from hypothesis import strategies as st
 
 from harness.config import EvaluationConfig
 from harness.metrics.calibration import (
-    SHARES,
-    USUAL_SHARE,
     Decision,
-    choose_share,
     choose_threshold,
     fit_temperature,
-    log_loss_at_best_temperature,
 )
 from harness.metrics.figures import Scores, figures
 from harness.metrics.intervals import difference_interval, intervals, spread
@@ -103,18 +99,6 @@ def test_a_class_without_rows_leaves_areas_undefined_and_the_rest_defined() -> N
     }  # fmt: skip
 
 
-def test_calibration_error_is_that_of_a_plain_loop() -> None:
-    logits, labels = simulate(500, 3, 3)
-    chances = probabilities(logits)
-    confidence, right = chances.max(1), chances.argmax(1) == labels
-    gap = 0.0
-    for number in range(15):
-        is_inside = (confidence > number / 15) & (confidence <= (number + 1) / 15)
-        if is_inside.any():
-            gap += is_inside.sum() / 500 * abs(confidence[is_inside].mean() - right[is_inside].mean())
-    assert classification_metrics(logits, labels)["ece"] == pytest.approx(gap, abs=1e-12)
-
-
 @pytest.mark.parametrize(("classes", "blunder"), [(2, 3.0), (5, 0.2)])
 def test_temperature_has_the_lowest_log_loss(classes: int, blunder: float) -> None:
     logits, labels = simulate(2000, 4, classes)
@@ -150,17 +134,6 @@ def test_no_other_threshold_is_better(seed: int, rows: int, ties: bool, recall: 
             "recall": predicted.sum(),
         }
         assert quality[criterion] == pytest.approx(best, abs=1e-12)
-
-
-def test_the_share_of_a_part_is_the_one_with_the_lowest_loss_unless_the_rows_are_few() -> None:
-    labels = np.arange(4000) % 4
-    network, linear = np.eye(4)[labels] + np.random.default_rng(0).normal(size=(2, 4000, 4))
-    chosen = choose_share(network, linear / 5, labels)  # knows as much, less loudly
-    losses = {share: log_loss_at_best_temperature(network + share * linear / 5, labels) for share in SHARES}
-    assert losses[chosen] == min(losses.values())
-    assert chosen > 4
-    six_rows = slice(0, 6)
-    assert choose_share(network[six_rows], np.zeros((6, 4)), labels[six_rows]) == USUAL_SHARE
 
 
 @pytest.mark.thorough

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +15,6 @@ from sklearn.linear_model import LogisticRegression
 
 import padless
 from harness.config import EvaluationConfig
-from harness.metrics import calibration
 from harness.metrics.calibration import Decision, choose_f1_threshold, fit_decision
 from harness.metrics.figures import Scores, figures
 from harness.metrics.metrics import set_probabilities
@@ -63,31 +61,6 @@ def test_figures_are_those_of_scikit_learn() -> None:
         assert low < values[name] < high
 
 
-def test_intervals_of_f1_hold_the_figure_of_the_population() -> None:
-    decision = Decision(thresholds=(0.3, 0.2, 0.15, 0.1))
-
-    def values_of(rows: int, seed: int) -> dict[str, Any]:
-        logits, labels = simulate(rows, seed)
-        return figures(Scores(np.arange(rows), labels, logits), NAMES, decision)
-
-    truth, samples = values_of(100_000, 1), [values_of(600, seed) for seed in range(2, 62)]
-    for name in ("f1", "f1_micro"):
-        bounds = [values["intervals"][name] for values in samples]
-        assert 0.87 <= np.mean([low <= truth[name] <= high for low, high in bounds]) <= 1.0
-
-
-@pytest.mark.parametrize("share", [0.0, 0.08])
-def test_a_threshold_has_nearly_the_highest_f1(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibration, "PRIOR_ROWS", 0.0)
-    monkeypatch.setattr(calibration, "FLAT_SHARE", share)
-    logits, labels = simulate(300)
-    for chances, is_labelled in zip(set_probabilities(logits).T, labels.T, strict=True):
-        thresholds = np.append(chances, choose_f1_threshold(chances, is_labelled))
-        predicted = chances >= thresholds[:, None]
-        f1_by_threshold = 2 * (predicted & is_labelled).sum(1) / (predicted.sum(1) + is_labelled.sum())
-        assert f1_by_threshold[-1] >= (1 - share) * f1_by_threshold.max() - 1e-9
-
-
 def test_few_rows_of_a_class_do_not_decide_its_threshold_alone() -> None:
     """Three rows of a class, of which two have high probabilities by chance; then a class without any."""
     chances = np.linspace(0.0, 0.5, 500) ** 2
@@ -101,17 +74,6 @@ def test_few_rows_of_a_class_do_not_decide_its_threshold_alone() -> None:
     assert none == pytest.approx(many, abs=0.05)
     assert choose_f1_threshold(np.full(500, 1e-6), np.arange(500) == 7) == 0.5
     assert choose_f1_threshold(np.full(500, np.nan), np.arange(500) == 7) == 0.5
-
-
-@pytest.mark.parametrize("num_without", [0, 1])
-def test_a_class_that_all_rows_have_is_predicted_for_all(num_without: int) -> None:
-    """Its probabilities differ by chance alone, and so do those of new rows."""
-    random, is_labelled = np.random.default_rng(0), np.arange(120) >= num_without
-    seen, new = 0.9988 + random.normal(scale=5e-5, size=(2, 120))
-    assert (new >= choose_f1_threshold(seen, is_labelled)).all()
-    with_others = np.append(seen, np.full(80, 0.01))
-    threshold = choose_f1_threshold(with_others, np.append(is_labelled, np.zeros(80, bool)))
-    assert 0.02 < threshold < 0.99, "it lies between scores that differ"
 
 
 def test_thresholds_are_chosen_as_asked() -> None:

@@ -15,7 +15,7 @@ import pytest
 from harness.baselines import sentence_encoder as encoders
 from harness.baselines.measured import BaselineConfig
 from harness.baselines.measured import main as show_baseline
-from harness.baselines.sentence_encoder import Embeddings, find_encoder, predict_at_best_strength
+from harness.baselines.sentence_encoder import Embeddings, find_encoder
 from harness.baselines.teacher import prepare_teacher
 from harness.config import to_dict
 from harness.data.order import VERSION
@@ -227,16 +227,6 @@ def test_a_file_with_some_labels_is_taught_and_the_report_says_so(tmp_path: Path
     summary = read_json(run.directory / "environment.json")["effective"]["teacher"]
     assert summary.endswith("teaches 60 of 156 training rows (38%)")
     assert summary in run.report.read_text().partition("<h3>The teacher</h3>")[2]
-
-
-def test_rows_of_a_class_with_one_text_choose_nothing(tmp_path: Path) -> None:
-    """Their class cannot be predicted out of fold; two rows of 6 classes do not choose the strength either."""
-    rows = pd.DataFrame({"text": range(7), "label": [0, 0, 1, 2, 3, 4, 5]})
-    vectors = np.random.default_rng(0).normal(size=(7, 8)).astype(np.float32)
-    strength, logits = predict_at_best_strength(tmp_path, vectors, rows, 6)
-    assert (strength, logits.shape) == (10, (7, 6))
-    with pytest.raises(DataError, match="each class has one text alone; label two or more of each"):
-        predict_at_best_strength(tmp_path, vectors[1:], rows[1:], 6)
 
 
 def test_names_that_are_no_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

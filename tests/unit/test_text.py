@@ -185,16 +185,3 @@ def test_words_stand_where_they_were_written(text: str) -> None:
 
 SIGNS = ["a", "Film", "é", "e\u0301", "'", "’", "-", ".", ",", " ", "\n", "<b>", "</b>", "<!--", "-->", "<", ">"]
 SIGNS += ["&amp;", "&", ";", '"', "\x00", "ß", "好", "İ", "\u00ad", "<script>", "=", "4", "#", "!", "♥", "ที่"]
-
-
-@given(st.lists(st.sampled_from(SIGNS), max_size=30).map("".join))
-def test_any_text_is_placed_in_order(text: str) -> None:
-    (tokens,) = DEFAULT([text]).to_lists()
-    spans = spans_of(text, tokens, DEFAULT)
-    assert len(spans) == len(tokens)
-    known_spans = [span for span in spans if span is not None]
-    assert known_spans == sorted(known_spans)
-    assert all(0 <= start < end <= len(text) for start, end in known_spans)
-    for token, span in zip(tokens, spans, strict=True):
-        if span is not None:
-            assert token in DEFAULT([text[slice(*span)]]).to_lists()[0]

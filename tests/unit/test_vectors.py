@@ -57,14 +57,6 @@ def test_vectors_are_those_of_a_plain_decomposition(data: Path, monkeypatch: pyt
     assert not learned[0].any()
 
 
-def test_of_a_large_corpus_a_sample_is_read(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    splits = [split_of(data)] * 40
-    tokens = sum(int(block.length.sum()) for block in splits[0].blocks)
-    assert sum(int(block.length.sum()) for block in vectors.sample(splits)) == 40 * tokens
-    monkeypatch.setattr(vectors, "MOST_TOKENS", limit := 40 * tokens // 3)
-    assert limit <= sum(int(block.length.sum()) for block in vectors.sample(splits)) <= 1.2 * limit
-
-
 def learn_from(root: Path, *splits: Split) -> np.ndarray:
     blocks = [block for split in splits for block in split.blocks]
     return vectors.learn_vectors(blocks, read_manifest(root).vocabulary_size, DIM)
