@@ -9,34 +9,18 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
 import time
-from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.helpers.commands import listens, start_python, status_of, unwrapped, wait_until
+from tests.helpers.commands import listens, status_of, wait_until
 from tests.helpers.datasets import shared_dataset
 from tests.helpers.runs import launch
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(600)]
 data = shared_dataset({"train": 400, "validation": 40, "test": 40})
-
-
-def start(*words: object) -> subprocess.Popen[str]:
-    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    process = start_python("-m", *words, start_new_session=True, **pipes)
-    wait_until(partial(listens, process.pid), 30)
-    return process
-
-
-def end(process: subprocess.Popen[str]) -> tuple[int, str]:
-    """Its exit code and the last sentence on stderr."""
-    _, stderr = process.communicate(timeout=60)
-    assert "Traceback" not in stderr
-    return process.returncode, unwrapped(stderr).splitlines()[-1] if stderr else ""
 
 
 @pytest.mark.parametrize(
