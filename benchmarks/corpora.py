@@ -28,7 +28,7 @@ from benchmarks.measuring import JsonConfig, print_result, read_frame
 from harness.baselines.tfidf import RECIPE
 from harness.rundir.results import read_figures
 from padless.core import atomic
-from padless.core.errors import ConfigError, DataError
+from padless.core.errors import DataError
 from padless.core.randomness import permutation
 from padless.core.split_names import SPELLINGS, TEST, TRAIN, VALIDATION
 
@@ -103,13 +103,10 @@ def read_corpus(file: Path) -> pd.DataFrame:
 
 
 def draw_labelled(corpus: pd.DataFrame, labels: int, seed: int) -> np.ndarray:
-    """Indices of the training rows that keep their label, of each class at least one; for a smaller number, a subset.
-
-    Raises ``ConfigError``.
+    """Indices of the training rows that keep their label, of each class at least one, all if there are fewer; for a
+    smaller number, a subset.
     """
     rows = np.flatnonzero(corpus["split"] == TRAIN)
-    if labels > len(rows):
-        raise ConfigError(f"labels: {labels} of {len(rows)} training rows; name fewer, or 0 for all")
     order = rows[permutation(len(rows), seed, LABEL_STREAM)]
     is_first = ~corpus["label"].iloc[order].duplicated().to_numpy()
     return np.sort(np.concatenate((order[is_first], order[~is_first]))[:labels]) if labels else rows

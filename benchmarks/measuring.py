@@ -19,7 +19,7 @@ from typing import Annotated, Any
 from msgspec import Meta
 from threadpoolctl import threadpool_limits
 
-from padless.core.errors import require
+from padless.core.errors import ConfigError, require
 from padless.core.installed import require_package
 
 Size = Annotated[int, Meta(ge=1, le=1 << 24)]
@@ -50,9 +50,11 @@ def peer_module(module: str) -> Any:
 
 
 def read_frame(file: Path) -> Any:
-    """Read a CSV or Parquet file with pandas."""
+    """Read a CSV or Parquet file with pandas. Raises ``ConfigError``."""
     import pandas as pd
 
+    if not file.is_file():
+        raise ConfigError(f"{file}: no such file")
     if file.suffix == ".parquet":
         return pd.read_parquet(file)
     return pd.read_csv(file, dtype=str, keep_default_na=False)
