@@ -53,7 +53,7 @@ test-night: setup ## Ten times as many cases of each property, other ones each t
 	$(PYTEST) -m night --timeout 0
 	$(PYTEST) tests/fuzz tests/laws tests/unit -m 'not slow and not night' --hypothesis-profile night --timeout 0
 
-versions: setup ## Tests with the lowest and the newest versions of every dependency
+versions: setup ## Tests with the lowest and the newest versions of every dependency; writes docs/reference/versions.md
 	$(PYTEST) -m night --timeout 0 tests/night
 
 format: setup ## Let ruff correct what it can
