@@ -324,20 +324,6 @@ class Loader:
         step_bytes = self.step_elements * np.dtype(self.split.manifest.id_dtype).itemsize
         self.group_steps = max(1, min(GROUP_STEPS, GROUP_BYTES // step_bytes))
         self._idle: list[Assembler] = []
-        self._fetched_window = (-1, -1)
-
-    def window(self, epoch: int, step: int) -> Window:
-        """The window of the order with a step. Its blocks are fetched first if the split is remote, and those of the
-        next one begin to be.
-        """
-        order = self.order
-        number = order.window_number(step)
-        if self.split.is_remote and self._fetched_window != (epoch, number):
-            self._fetched_window = (epoch, number)
-            has_next = order.spec.shuffle or number + 1 < order.num_windows
-            next_blocks = order.blocks_of_window(epoch, number + 1) if has_next else []
-            self.split.fetch_blocks(order.blocks_of_window(epoch, number), next_blocks)
-        return order.window(epoch, step)
 
     def steps(self, epoch: int, first_step: int = 0, last_step: int | None = None) -> Generator[StepBatch, None, None]:
         """Steps of an epoch from ``first_step`` to ``last_step``, exclusive (None: to the epoch's end), prefetched.
@@ -380,14 +366,14 @@ class Loader:
                 for buffer in assembler.buffers:
                     prefetch.free.put(buffer)
                 while step < stop and not prefetch.cancelled:
-                    window = self.window(epoch, step)
+                    window = self.order.window(epoch, step)
                     steps = range(step, min(stop, window.next_step))
                     self._produce_window(assembler, window, epoch, steps, prefetch)
                     step = window.next_step
                 self._idle.append(assembler)
             prefetch.ready.put(None)
             is_whole = step == self.order.steps_per_epoch and not prefetch.cancelled
-            if is_whole and self.order.spec.shuffle and not self.split.is_remote:  # whose blocks are being fetched
+            if is_whole and self.order.spec.shuffle and not self.split.is_remote:  # whose files would be fetched
                 self.order.window(epoch + 1, 0)  # cached while the last steps of this epoch are trained
         except BaseException as error:  # the training loop raises it
             prefetch.ready.put(error)

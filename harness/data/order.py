@@ -131,31 +131,17 @@ class Order:
 
     def window(self, epoch: int, step: int) -> Window:
         """The window with a step of an epoch."""
-        return self.compute_window(epoch, self.window_number(step))
-
-    def window_number(self, step: int) -> int:
-        """The number, within its epoch, of the window with a step."""
         assert 0 <= step < self.steps_per_epoch
-        return bisect.bisect_right(range(self.num_windows), step, key=self.first_step) - 1
+        return self.compute_window(epoch, bisect.bisect_right(range(self.num_windows), step, key=self.first_step) - 1)
 
     def first_step(self, window: int) -> int:
         """The step at which a window begins; ``num_windows`` gives the steps of an epoch."""
         return window * self.steps_per_epoch // self.num_windows
 
-    def blocks_of_window(self, epoch: int, number: int) -> list[int]:
-        """The blocks that have rows in a window; ``num_windows`` is the first window of the next epoch."""
-        next_epochs, number = divmod(number, self.num_windows)
-        begins = self.step_begins(number)
-        return [block for block, _ in self.stretch(epoch + next_epochs, begins[0], begins[-1])]
-
-    def step_begins(self, number: int) -> list[int]:
-        """Position in the virtual sequence at which each step of a window begins, and the end of the last one."""
-        steps = range(self.first_step(number), self.first_step(number + 1) + 1)
-        return [step * self.num_rows // self.steps_per_epoch for step in steps]
-
     def _compute_window(self, epoch: int, number: int) -> Window:
         places_by_block, block_numbers = [], []
-        offset, begins = 0, self.step_begins(number)
+        steps = range(self.first_step(number), self.first_step(number + 1) + 1)
+        offset, begins = 0, [step * self.num_rows // self.steps_per_epoch for step in steps]
         for block, rows_in_block in self.stretch(epoch, begins[0], begins[-1]):
             places_by_block.append(offset + rows_in_block)
             block_numbers.append(block)

@@ -293,7 +293,7 @@ def longest_batch(loader: Loader) -> StepBatch:
     """
 
     def count_padded_tokens(step: int) -> int:
-        window = loader.window(0, step)
+        window = loader.order.window(0, step)
         lengths = window.lengths[window.batch(step)]  # longest first
         return len(lengths) * int(lengths[0])
 

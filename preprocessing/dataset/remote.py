@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import threading
-from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -108,14 +105,3 @@ class RemoteSplit(Split):
         info, dtype, block_rows = self.index[line], self.manifest.id_dtype, self.manifest.block_rows
         address = join(self.address, info.path)
         return addresses.open_copy(address, lambda path: Shard(path, info, dtype, block_rows), info.sha256)
-
-    def fetch_blocks(self, blocks: Sequence[int], next_blocks: Sequence[int]) -> None:
-        """Map the shards of a window and those of the next one in a thread; an error is raised when a block is read."""
-        lines = dict.fromkeys(self.locate_block(block)[0] for block in (*blocks, *next_blocks))
-
-        def map_shards() -> None:
-            with suppress(UserError):
-                for line in lines:
-                    self.shards[line]
-
-        threading.Thread(target=map_shards, name="padless-cache", daemon=True).start()

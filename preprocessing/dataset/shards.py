@@ -462,9 +462,6 @@ class Split:
             self._is_checked[number] = True
         return block
 
-    def fetch_blocks(self, blocks: Sequence[int], next_blocks: Sequence[int]) -> None:
-        """A remote split fetches the blocks that an order reads next; here there is nothing to do."""
-
     def column(self, name: str) -> np.ndarray:
         """int64 ``[rows]``: the length, label or row of all rows, in the order of the blocks."""
         return np.concatenate([getattr(block, name).astype(np.int64) for block in self.blocks])
