@@ -23,6 +23,7 @@ from functools import cache
 import numpy as np
 import torch
 from threadpoolctl import ThreadpoolController
+from torch.nn.utils.rnn import pack_padded_sequence
 
 from harness.batch import Batch, Layout, Masks, PackedIndex, StepBatch, send
 from harness.data.order import Order, Window
@@ -64,9 +65,6 @@ class OpenData:
 
 def open_data(data: str, manifest: Manifest, names: Collection[str], world: World) -> OpenData:
     """Open splits of a dataset. Every rank calls it; raises the same ``UserError`` on all."""
-    for name in sorted({*names}.difference(manifest.names)):
-        splits = ", ".join(sorted(manifest.names))
-        raise DataError(f"{data}: has no split {name!r}; it has {splits}; name another")
     with world.raise_together("opening the dataset"):
         return OpenData(data, manifest, {name: open_split(data, manifest, name) for name in names})
 
@@ -216,8 +214,9 @@ class Assembler:
             else:
                 padded = self.scratch.as_strided((rows, time), (time, 1))
                 self._copy(number, padded)
-                ids = buffer.flat[offset : offset + int(lengths.sum())]
-                sizes = torch.from_numpy(pack(padded, lengths.numpy(), ids))
+                packed = pack_padded_sequence(padded, lengths, batch_first=True)
+                ids, sizes = buffer.flat[offset : offset + len(packed.data)], packed.batch_sizes
+                ids.copy_(packed.data)
                 index = PackedIndex.build(self.sent_lengths[number], time, len(ids))
             offset += ids.numel()
             targets = None
@@ -268,23 +267,6 @@ def hand_over(step: StepBatch) -> None:
         for tensor in [*tensors, *(() if batch.index is None else batch.index.tensors)]:
             if tensor is not None:
                 tensor.record_stream(stream)
-
-
-def pack(ids: torch.Tensor, length: np.ndarray, out: torch.Tensor) -> np.ndarray:
-    """Write the real tokens of padded ids ``[rows, time]`` to ``out`` ``[tokens]``, as ``pack_padded_sequence`` would.
-
-    Rows are sorted longest first, and ``time`` is the longest ``length``. Returns the batch sizes int64 ``[time]``: the
-    number of rows with a token at each time step. Time steps that all rows reach are one transposed copy; the few
-    others are selected by a mask.
-    """
-    rows, time = ids.shape
-    sizes = rows - np.cumsum(np.bincount(length, minlength=time + 1))[:time]
-    common = int(length[-1])
-    out[: common * rows].view(common, rows).copy_(ids[:, :common].t())
-    if common < time:
-        running = torch.from_numpy(np.arange(rows) < sizes[common:, None])
-        torch.masked_select(ids[:, common:].t(), running, out=out[common * rows :])
-    return sizes
 
 
 @dataclass(eq=False)

@@ -69,8 +69,7 @@ def steps_over(rows: int, global_batch: int) -> int:
 class Window:
     """The global batches of one window.
 
-    The *place* of a row is its index in the concatenated blocks of the window; its *global row* is its index in the
-    split.
+    The *place* of a row is its index in the concatenated blocks of the window.
     """
 
     first_step: int
@@ -78,8 +77,6 @@ class Window:
     """int64 ``[blocks]``: the blocks that have rows in the window, some of them only in part."""
     ends: np.ndarray
     """int64 ``[blocks]``: the place after each block's last row."""
-    shift: np.ndarray
-    """int64 ``[blocks]``: global row minus place."""
     places: np.ndarray
     """int32 ``[rows]``: batch after batch in the order of steps, longest row first within a batch."""
     lengths: np.ndarray
@@ -95,10 +92,6 @@ class Window:
     def batch(self, step: int) -> slice:
         """One step's part of ``places`` and ``lengths``; ``step`` counts from the start of the epoch."""
         return slice(*self.cuts[step - self.first_step : step - self.first_step + 2])
-
-    def rows(self, places: np.ndarray) -> np.ndarray:
-        """int64 global rows of some places."""
-        return places + self.shift[self.ends.searchsorted(places, side="right")]
 
 
 class Order:
@@ -117,7 +110,6 @@ class Order:
         if not self.num_rows:
             raise DataError("the split has no rows")
         self.steps_per_epoch = steps_over(self.num_rows, spec.global_batch)
-        self.smallest_step = self.num_rows // self.steps_per_epoch
         self.largest_step = -(-self.num_rows // self.steps_per_epoch)
         self.num_windows = -(-self.num_rows // max(spec.window_rows - self.largest_step, self.largest_step))
         self.order_blocks = lru_cache(maxsize=2)(self._order_blocks)
@@ -127,7 +119,9 @@ class Order:
     def batch_rows(self, epoch: int, step: int) -> np.ndarray:
         """Global rows (int64) of one step, longest first. ``step`` counts from 0 within the epoch."""
         window = self.window(epoch, step)
-        return window.rows(window.places[window.batch(step)])
+        starts = self.block_starts
+        rows = np.concatenate([np.arange(starts[block], starts[block + 1]) for block in window.blocks])
+        return rows[window.places[window.batch(step)]]
 
     def window(self, epoch: int, step: int) -> Window:
         """The window with a step of an epoch."""
@@ -155,7 +149,6 @@ class Order:
             first_step=self.first_step(number),
             blocks=blocks,
             ends=ends,
-            shift=self.block_starts[blocks + 1] - ends,
             places=places[by_step].astype(np.int32),
             lengths=lengths[by_step],
             cuts=cuts,

@@ -112,12 +112,8 @@ def check_dataset(config: RunConfig, *, hashes: bool = True) -> Manifest:
 
 
 def check_fit(config: RunConfig, manifest: Manifest, world_size: int) -> None:
-    """Check that every process has a row in every step. Raises ``ConfigError``, or ``DataError`` for too few rows."""
+    """Raise ``ConfigError`` unless every process has a row in every step."""
     rows = manifest.rows(TRAIN)
-    if rows < world_size:
-        raise DataError(
-            f"{join(config.data, MANIFEST)}: {rows} rows of {TRAIN} for {world_size} processes; start fewer"
-        )
     smallest = rows // steps_over(rows, config.global_batch)
     if smallest < world_size:
         raise ConfigError(

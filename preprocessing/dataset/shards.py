@@ -423,8 +423,7 @@ class Split:
 
     def states(self) -> np.ndarray:
         """int64 ``[shards]``: numbers that change if a file is modified or replaced. Raises ``DataError``."""
-        sizes = zip(self.index.paths(), self.index.bytes.tolist(), strict=True)
-        return np.fromiter((check_size(f"{self.root}/{path}", size) for path, size in sizes), np.int64)
+        return np.array([check_size(Path(self.root, info.path), info.bytes) for info in self.index])
 
     def check_unchanged(self) -> None:
         """Raise ``DataError`` if a file has changed since this split was opened."""
@@ -433,32 +432,22 @@ class Split:
             path = Path(self.root, self.index[changed[0]].path)
             raise DataError(f"{path}: this shard was removed or replaced while the run used it; put it back")
 
-    def locate_block(self, number: int) -> tuple[int, int]:
-        """The line of a block's shard in the index, and the block's number in the shard."""
-        line = int(self._first_blocks.searchsorted(number, side="right")) - 1
-        return line, number - int(self._first_blocks[line])
-
     def _map_shard(self, line: int) -> Shard:
         info, shape = self.index[line], (self.manifest.id_dtype, self.manifest.block_rows)
         return Shard(Path(self.root, info.path), info, *shape, is_mapped=self.is_mapped)
 
-    def _map_block(self, number: int) -> tuple[Path, Block]:
-        """A block, and the file that holds it."""
-        line, number_in_shard = self.locate_block(number)
-        shard = self.shards[line]
+    def _read_block(self, number: int) -> Block:
+        line = int(self._first_blocks.searchsorted(number, side="right")) - 1
+        shard, number_in_shard = self.shards[line], number - int(self._first_blocks[line])
         if not self.is_remote:  # copies are removed, but never changed
             check_size(shard.path, shard.info.bytes)  # reading mapped bytes beyond the end is SIGBUS
+        block = shard.blocks[number_in_shard]
         if not self._is_checked[number]:
             shard.check_hash(number_in_shard)
-        return shard.path, shard.blocks[number_in_shard]
-
-    def _read_block(self, number: int) -> Block:
-        path, block = self._map_block(number)
-        if not self._is_checked[number]:
-            part = self.index.parts[self.index.part_of[self.locate_block(number)[0]]]
+            part = self.index.parts[self.index.part_of[line]]
             labels = range(self.manifest.num_labels) if part.split != UNLABELLED else range(NO_LABEL, NO_LABEL + 1)
             if not block.is_valid(self.manifest.vocabulary_size, labels if part.labels else None):
-                raise DataError(f"{path}: it holds a length, a label or an id out of range; {REBUILD}")
+                raise DataError(f"{shard.path}: it holds a length, a label or an id out of range; {REBUILD}")
             self._is_checked[number] = True
         return block
 

@@ -168,7 +168,7 @@ class DatasetJob:
             label_type=classes.type,
             label_sets=classes.label_sets,
         )
-        work_folder.remove_files(self.root, {VOCABULARY, INDEX, *manifest.shards(self.root).paths()})
+        work_folder.remove_files(self.root, {VOCABULARY, INDEX, *(shard.path for shard in manifest.shards(self.root))})
         write_manifest(self.root, manifest)
         return manifest
 

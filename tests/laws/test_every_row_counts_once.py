@@ -89,7 +89,7 @@ def test_ranks_together_load_every_row_once(
 ) -> None:
     split = split_of(dataset)
     order = order_over(split, OrderSpec(seed=1, global_batch=global_batch, shuffle=shuffle))
-    assume(not shuffle or order.smallest_step >= world_size)
+    assume(not shuffle or order.num_rows // order.steps_per_epoch >= world_size)
     rows = []
     for rank in range(world_size):
         loader = loader_of(split, order, rank=rank, world_size=world_size, micro_batch=micro_batch)
