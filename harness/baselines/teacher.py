@@ -7,19 +7,20 @@ Targets are written into a run before it begins, in the launcher. Targets of lab
 
 from __future__ import annotations
 
-import io
-import sys
 from collections.abc import Sequence
-from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
 
-from harness.baselines.measured import BaselineConfig
-from harness.baselines.measured import main as show_baseline
-from harness.baselines.sentence_encoder import find_encoder, read_encoder_facts, read_texts
+from harness.baselines.sentence_encoder import (
+    Embeddings,
+    find_encoder,
+    measure_encoder,
+    read_encoder_facts,
+    read_texts,
+)
 from harness.config import RunConfig
 from harness.data.run_rows import rows_of_task
 from harness.data.targets import find_teacher_info, write_targets
@@ -28,7 +29,7 @@ from harness.rundir.results import probability_column
 from padless.core import atomic
 from padless.core.errors import ConfigError, DataError
 from padless.core.split_names import TRAIN, UNLABELLED
-from padless.core.terminal import percent
+from padless.core.terminal import Screen, percent
 from padless.core.untrusted import join_names
 from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.dataset.remote import join
@@ -77,19 +78,17 @@ def is_file_name(teacher: str) -> bool:
 
 
 def predict_with_encoder(config: RunConfig, name: str) -> Path:
-    """The file of an encoder's predictions, which ``padless baseline --encoder`` writes unless a run has its targets.
+    """The file of an encoder's predictions, which is written unless a run has its targets.
 
-    Raises ``ConfigError`` if it wrote none, and as the command does.
+    Raises ``ConfigError`` if none was written, and as ``measure_encoder`` does.
     """
-    path = Path(config.data, TEACHERS, find_encoder(name).file_name)
-    if has_begun(config) or config.dry_run:
-        return path
-    with redirect_stdout(io.StringIO() if config.quiet else sys.stderr):
-        show_baseline(BaselineConfig(data=config.data, encoder=name, json=config.quiet))
-    if not path.exists():
-        reason = "no predictions were written, or it is no better than labels alone"
-        raise ConfigError(f"teacher: {name}: {reason} (padless baseline --encoder says which); leave it out")
-    return path
+    encoder, folder = find_encoder(name), Path(config.data, TEACHERS)
+    if not (has_begun(config) or config.dry_run):
+        screen = Screen(quiet=config.quiet, errors=True)
+        facts = measure_encoder(config.data, read_data(config.data), Embeddings(encoder, folder, screen))
+        if facts["predictions"] is None:
+            raise ConfigError(f"teacher: {name}: no predictions were written: {facts['summary']}; leave it out")
+    return folder / encoder.file_name
 
 
 def has_begun(config: RunConfig) -> bool:

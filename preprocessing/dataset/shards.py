@@ -156,8 +156,6 @@ class Manifest:
 class SplitStatistics(TypedDict, total=False):
     """``statistics.splits`` of one split: the keys that reports read."""
 
-    truncated: AtLeast0
-    empty: AtLeast0
     unknown_rate: Share
 
 
@@ -175,10 +173,8 @@ class DescriptiveKeys(TypedDict, total=False):
     """Descriptive keys, not part of the fingerprint; other keys are allowed."""
 
     splits: dict[str, SplitStatistics]
-    dropped: dict[str, AtLeast0]
     sources: list[SourceFile]
     config: dict[str, Any]
-    versions: dict[str, str]
 
 
 def id_dtype(vocabulary_size: int) -> np.dtype:
