@@ -39,7 +39,8 @@ from padless.core.schema import LocalPath, Name
 from padless.core.split_names import TEST, UNLABELLED, VALIDATION
 from padless.core.terminal import Screen, duration, print_stderr
 from preprocessing.dataset.shards import Manifest
-from preprocessing.dataset.views import folder_for, read_data
+from preprocessing.dataset.views import read_data
+from preprocessing.sources.addresses import is_remote
 
 FOLDER, SPLITS = BASELINE, (VALIDATION, TEST)
 LOCK, MEASURE_LIMIT_S = "baseline.lock", 3600.0
@@ -70,7 +71,9 @@ class BaselineConfig:
 
 def main(config: BaselineConfig) -> None:
     """Show the figures of the TF-IDF baseline, or of an encoder; compute them if they are missing."""
-    manifest, folder = read_data(config.data), folder_for(config.output, config.data, FOLDER)
+    manifest, folder = read_data(config.data), Path(config.output or Path(config.data, FOLDER))
+    if config.output is None and is_remote(config.data):
+        raise ConfigError(f"output: {config.data} has no directory here, where this is kept; name one with -o")
     if config.encoder is not None:
         show_encoder(config, manifest, config.encoder)
         return
@@ -131,8 +134,7 @@ def print_results(config: BaselineConfig, manifest: Manifest, results: dict[str,
     """Print the figures, the facts of the model, and where the figures are from."""
     screen, first = Screen(), next(iter(results.values()))
     screen.fact("data", f"{config.data} ({first['train_rows']:,} training rows, {len(manifest.labels)} classes)")
-    steps = "" if first["converged"] else f", stopped after {first['steps']} steps"
-    regression = f"logistic regression with C = {RECIPE['C']:g}{steps}"
+    regression = f"logistic regression with C = {RECIPE['C']:g}"
     screen.fact("model", f"TF-IDF of {first['features']:,} words and pairs, {regression}")
     print_figures(screen, results)
     if origin:

@@ -27,7 +27,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.config import OrderConfig
-from padless.core.errors import DataError
 from padless.core.randomness import permutation, words
 
 if TYPE_CHECKING:
@@ -100,15 +99,13 @@ class Order:
     def __init__(self, block_starts: np.ndarray, lengths: Lengths, spec: OrderSpec, block_widths: np.ndarray) -> None:
         """``block_starts``, int64 ``[blocks + 1]``: block ``b`` holds rows ``starts[b]`` to ``starts[b + 1]``.
 
-        ``block_widths``, ``[blocks]``: width of each block's shard. Raises ``DataError`` for a split without rows.
+        ``block_widths``, ``[blocks]``: width of each block's shard.
         """
         self.spec = spec
         self.lengths = lengths
         self.block_starts = np.asarray(block_starts, dtype=np.int64)
         self.num_rows = int(self.block_starts[-1])
         self.block_widths = np.asarray(block_widths)
-        if not self.num_rows:
-            raise DataError("the split has no rows")
         self.steps_per_epoch = steps_over(self.num_rows, spec.global_batch)
         self.largest_step = -(-self.num_rows // self.steps_per_epoch)
         self.num_windows = -(-self.num_rows // max(spec.window_rows - self.largest_step, self.largest_step))
@@ -171,7 +168,8 @@ class Order:
             batches = least_trend(mean, np.argsort(random[:num_words].reshape(-1, len(sizes)), kind="stable"))
         step_by_row = np.empty(len(lengths), np.int32)
         step_by_row[by_length] = np.repeat(np.argsort(batches), sizes)
-        return sort_by_step(step_by_row, lengths), np.concatenate(([0], np.cumsum(sizes[batches])))
+        by_step = np.lexsort((-lengths, step_by_row))  # the longest first within a step; equal ones keep their order
+        return by_step, np.concatenate(([0], np.cumsum(sizes[batches])))
 
     def _blur(self, lengths: np.ndarray, random: np.ndarray) -> np.ndarray:
         """uint16 sort keys: each length times 1 ± noise, plus less than one token, so that equal lengths mix too."""
@@ -213,11 +211,7 @@ class Order:
 
 def order_over(split: Split, spec: OrderSpec) -> Order:
     """The order of an open split's rows; each block is checked when a window first contains it."""
-
-    def lengths(block: int) -> np.ndarray:
-        return split.blocks[block].length
-
-    return Order(split.block_starts, lengths, spec, split.block_widths)
+    return Order(split.block_starts, lambda block: split.blocks[block].length, spec, split.block_widths)
 
 
 def spread_groups(groups: np.ndarray, *key: int) -> np.ndarray:
@@ -232,11 +226,6 @@ def spread_groups(groups: np.ndarray, *key: int) -> np.ndarray:
     ranks = np.arange(len(groups)) - np.repeat(starts, counts)
     jitter = (random[1] >> np.uint64(11)) * 2.0**-53
     return by_group[np.argsort((ranks + jitter) / np.repeat(counts, counts), kind="stable")]
-
-
-def sort_by_step(step_by_row: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Indices of the rows in the order of their steps, longest first within a step; equal ones keep their order."""
-    return np.lexsort((-lengths, step_by_row))
 
 
 def least_trend(values: np.ndarray, permutations: np.ndarray) -> np.ndarray:

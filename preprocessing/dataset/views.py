@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from padless.core.errors import ConfigError, DataError, UserError
+from padless.core.errors import DataError, UserError
 from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.dataset import remote
 from preprocessing.dataset.index import Totals
@@ -52,13 +52,6 @@ def read_data(data: str | Path) -> Manifest:
 def home_of(data: str | Path) -> Path:
     """The directory of a dataset, from ``remote.local``."""
     return remote.local(str(data))
-
-
-def folder_for(output: str | None, data: str | Path, name: str) -> Path:
-    """``output``, else a folder in the dataset directory. Raises ``ConfigError`` for a remote one."""
-    if output is None and addresses.is_remote(str(data)):
-        raise ConfigError(f"output: {data} has no directory here, where this is kept; name one with -o")
-    return Path(output or Path(data, name))
 
 
 def open_split(data: str | Path, manifest: Manifest, name: str) -> Split:
