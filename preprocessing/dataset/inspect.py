@@ -208,8 +208,6 @@ class Dataset(Mapping[str, "pd.DataFrame"]):
         Columns: row, label (of the source's type), length, ids (without padding), text, and fold if the split was cut
         into folds. Raises ``KeyError``.
         """
-        if not self.manifest.splits.get(split):
-            raise KeyError(f"{self.path}: has no split {split!r}; it has {', '.join(self)}")
         for part in self.manifest.splits[split]:
             manifest = replace(self.manifest, splits={split: [part]})
             for block in remote.split_of(self.path, manifest, split).blocks:
