@@ -8,8 +8,7 @@ of figures has the fingerprint of the dataset and the settings of the model; fil
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,13 +30,13 @@ from harness.rundir.results import (
     read_hits,
     write_results,
 )
-from padless.core.atomic import refusal
+from padless.core.atomic import storage_errors
 from padless.core.cli import print_json
 from padless.core.errors import ConfigError, DataError
 from padless.core.processes import lock_file
 from padless.core.schema import LocalPath, Name
 from padless.core.split_names import TEST, UNLABELLED, VALIDATION
-from padless.core.terminal import Screen, duration, print_stderr
+from padless.core.terminal import Screen, duration
 from preprocessing.dataset.shards import Manifest
 from preprocessing.dataset.views import read_data
 from preprocessing.sources.addresses import is_remote
@@ -82,37 +81,27 @@ def main(config: BaselineConfig) -> None:
         for name in names_of(manifest):
             check_replaceable(folder, name, {OF_WEIGHTS: None, "dataset": manifest.fingerprint})
     check_labels(config.data, manifest)
-    origin, failure = f"measured before, found in {folder}", None
-    with lock_folder(folder):
-        figures = read_results(folder, manifest.fingerprint)
-        if len(figures) < len(names_of(manifest)):
-            results = measure_linear(config.data, manifest)
-            figures, origin = {name: values for name, (values, _) in results.items()}, f"written in {folder}"
-            try:
-                for values, predictions in results.values():
-                    write_results(folder, values, manifest.labels, manifest.label_type, predictions)
-            except OSError as error:
-                origin, failure = "", error
+    figures, origin = read_results(folder, manifest.fingerprint), f"measured before, found in {folder}"
+    if len(figures) < len(names_of(manifest)):
+        figures, origin = measure_once(config.data, manifest, folder), f"written in {folder}"
     if config.json:
         print_json(figures)
     else:
         print_results(config, manifest, figures, origin)
-    if failure and config.output:
-        raise refusal(failure, folder)
-    if failure:
-        print_stderr(f"warning: {folder} cannot be written ({failure.strerror}); no run finds the figures there")
 
 
-@contextmanager
-def lock_folder(folder: Path) -> Iterator[None]:
-    """Wait for another process that measures here, since it leaves the figures; a folder that cannot be written is not
-    locked.
+def measure_once(data: str, manifest: Manifest, folder: Path) -> dict[str, dict[str, Any]]:
+    """Measure the TF-IDF baseline and write its figures to ``folder``, unless another process measures there meanwhile.
+
+    Raises ``StorageError`` if they cannot be written.
     """
     busy = ConfigError(f"output: {folder}: another process has measured there for {MEASURE_LIMIT_S / 60:.0f} minutes")
-    with ExitStack() as stack:
-        with suppress(OSError):
-            stack.enter_context(lock_file(folder / LOCK, MEASURE_LIMIT_S, busy))
-        yield
+    with storage_errors(folder), lock_file(folder / LOCK, MEASURE_LIMIT_S, busy):
+        if len(figures := read_results(folder, manifest.fingerprint)) < len(names_of(manifest)):
+            for values, predictions in measure_linear(data, manifest):
+                write_results(folder, values, manifest.labels, manifest.label_type, predictions)
+                figures[values["split"]] = values
+    return figures
 
 
 def show_encoder(config: BaselineConfig, manifest: Manifest, name: str) -> None:
@@ -137,8 +126,7 @@ def print_results(config: BaselineConfig, manifest: Manifest, results: dict[str,
     regression = f"logistic regression with C = {RECIPE['C']:g}"
     screen.fact("model", f"TF-IDF of {first['features']:,} words and pairs, {regression}")
     print_figures(screen, results)
-    if origin:
-        screen.print_text(f"{origin} ({duration(first['seconds'])})")
+    screen.print_text(f"{origin} ({duration(first['seconds'])})")
 
 
 def read_results(folder: Path, fingerprint: str) -> dict[str, dict[str, Any]]:

@@ -64,8 +64,6 @@ token states is taken.
 """
 STRENGTHS = (1.0, 3.0, 10.0, 30.0, 100.0)
 """Values of scikit-learn's C for embeddings of length 1."""
-USUAL_STRENGTH = 10.0
-"""Taken where fewer rows can be predicted out of fold than there are classes."""
 FILES = ("*.json", "*.txt", "*.model", f"*{WEIGHTS}")
 """The files of an encoder that are read; weights as pickles, which can run code, are not."""
 PART_TEXTS = 4096
@@ -221,9 +219,8 @@ def predict_at_best_strength(
     raises.
     """
     is_predictable, labels = find_predictable(rows), rows["label"].to_numpy()
-    strengths = STRENGTHS if is_predictable.sum() >= num_classes else (USUAL_STRENGTH,)
     losses, logits_by_strength = dict[float, float](), dict[float, np.ndarray]()
-    for strength in strengths:
+    for strength in STRENGTHS:
         fit = partial(fit_regression, strength=strength, num_classes=num_classes)
         logits = logits_by_strength[strength] = predict_held_out(fit, vectors, data, rows)
         losses[strength] = log_loss_at_best_temperature(logits[is_predictable], labels[is_predictable])

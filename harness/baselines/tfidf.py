@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -53,8 +53,6 @@ FOLDS = 5
 """Folds of ``predict_held_out``."""
 NEVER_SEEN = 10.0
 """The logit of a class without training rows is this far below all others."""
-OnSplit = tuple[dict[str, Any], Predictions]
-"""Figures of a split in the format of ``SPLIT.json``, and predictions in source order."""
 
 
 def names_of(manifest: Manifest) -> list[str]:
@@ -185,8 +183,9 @@ def learn_linear(
     return linear.facts, logits
 
 
-def measure_linear(data: str | Path, manifest: Manifest) -> dict[str, OnSplit]:
-    """Train on the training split, and measure each split of ``names_of``.
+def measure_linear(data: str | Path, manifest: Manifest) -> Iterator[tuple[dict[str, Any], Predictions]]:
+    """Train on the training split, and measure each split of ``names_of``: its figures in the format of ``SPLIT.json``,
+    and predictions in source order.
 
     ``check_labels`` has passed. Raises ``DataError`` for shards that are missing or damaged.
     """
@@ -195,17 +194,7 @@ def measure_linear(data: str | Path, manifest: Manifest) -> dict[str, OnSplit]:
     linear_facts, logits = learn_linear(data, manifest, splits)
     facts = {"dataset": manifest.fingerprint, "recipe": RECIPE, **linear_facts}
     facts["seconds"] = time.process_time() - start_s
-    return describe_logits(splits, logits, facts, manifest)
-
-
-def describe_logits(
-    splits: Sequence[Split], logits: Sequence[np.ndarray], facts: Mapping[str, Any], manifest: Manifest
-) -> dict[str, OnSplit]:
-    """Figures and predictions of a model on splits, of which the first is validation, where it is calibrated.
-
-    ``logits`` are of the rows of each split, in shard order; ``facts`` go to all figures.
-    """
-    results, decision = dict[str, OnSplit](), None
+    decision = None  # of validation, the first split
     for split, logits_of_split in zip(splits, logits, strict=True):
         order = np.argsort(split.column("row"), kind="stable")
         rows, labels = (split.column(name)[order] for name in ("row", "label"))
@@ -215,8 +204,7 @@ def describe_logits(
         decision = decision or fit_decision(scores.logits, labels, EvaluationConfig())
         predicted, chances = decision.predictions(scores.logits)
         values = {"split": split.name, **facts, **figures(scores, manifest.labels, decision)}
-        results[split.name] = values, Predictions(rows, labels, predicted, chances)
-    return results
+        yield values, Predictions(rows, labels, predicted, chances)
 
 
 def read_labelled(data: str | Path, manifest: Manifest, names: Sequence[str] = ()) -> tuple[pd.DataFrame, list[Block]]:

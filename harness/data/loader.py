@@ -354,9 +354,6 @@ class Loader:
                     step = window.next_step
                 self._idle.append(assembler)
             prefetch.ready.put(None)
-            is_whole = step == self.order.steps_per_epoch and not prefetch.cancelled
-            if is_whole and self.order.spec.shuffle and not self.split.is_remote:  # whose files would be fetched
-                self.order.window(epoch + 1, 0)  # cached while the last steps of this epoch are trained
         except BaseException as error:  # the training loop raises it
             prefetch.ready.put(error)
 

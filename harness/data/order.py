@@ -41,8 +41,6 @@ MAX_PERMUTATIONS, MAX_PERMUTED_BATCHES = 64, 4096
 
 Lengths = Callable[[int], np.ndarray]
 """A function from a block's number to the lengths ``[rows]`` of its rows. A window calls it for its own blocks only."""
-Stretch = Iterator[tuple[int, np.ndarray]]
-"""Blocks, and the places of some of the rows in each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +109,6 @@ class Order:
         self.num_windows = -(-self.num_rows // max(spec.window_rows - self.largest_step, self.largest_step))
         self.order_blocks = lru_cache(maxsize=2)(self._order_blocks)
         self.compute_window = lru_cache(maxsize=2)(self._compute_window)
-        """Both cached for what is in use and what is prefetched."""
 
     def batch_rows(self, epoch: int, step: int) -> np.ndarray:
         """Global rows (int64) of one step, longest first. ``step`` counts from 0 within the epoch."""
@@ -184,7 +181,7 @@ class Order:
         keys *= 65535.0 / (float(lengths.max()) * (1 + noise) + 1)
         return keys.astype(np.uint16)
 
-    def stretch(self, epoch: int, start: int, stop: int) -> Stretch:
+    def stretch(self, epoch: int, start: int, stop: int) -> Iterator[tuple[int, np.ndarray]]:
         """Blocks at positions ``start..stop`` of the virtual sequence, each with its rows in that range."""
         blocks, ends = self.order_blocks(epoch)
         index = int(np.searchsorted(ends, start, side="right"))

@@ -17,14 +17,9 @@ from harness.data.order import OrderSpec, steps_over
 from harness.data.targets import find_teacher_info
 from padless.core.errors import ConfigError, DataError
 from padless.core.split_names import TRAIN, UNLABELLED, VALIDATION
-from preprocessing.dataset.inspect import verify_dataset
 from preprocessing.dataset.remote import join
 from preprocessing.dataset.shards import MANIFEST, Manifest, check_vocabulary
 from preprocessing.dataset.views import home_of, open_split, read_data, with_splits
-
-HASH_LIMIT_BYTES = 4 << 30
-"""Up to this total size, the sha256 of shards and every row are checked before training; beyond it, sizes and schemas
-are, and hashes and rows when they are first read."""
 
 
 def hold_out(manifest: Manifest, fold: int | None, data: str | Path) -> Manifest:
@@ -95,19 +90,16 @@ def rows_of_run(config: RunConfig) -> Manifest:
     return with_splits(manifest, {**splits, TRAIN: [*manifest.splits[TRAIN], *manifest.splits.get(UNLABELLED, [])]})
 
 
-def check_dataset(config: RunConfig, *, hashes: bool = True) -> Manifest:
-    """Read the manifest and check every shard in it; returns the view of it that a run trains on.
+def check_dataset(config: RunConfig) -> Manifest:
+    """Read the manifest, check the vocabulary and the size of every shard; returns the view of the dataset that a run
+    trains on. Raises ``DataError`` with the first problem.
 
-    ``hashes``: also check the sha256 of shards and every row, up to ``HASH_LIMIT_BYTES``; of remote ones each block is
-    checked when it is read. Raises ``DataError`` with the first problem.
+    Hashes and rows of a block are checked when it is first read.
     """
     manifest = rows_of_run(config)
-    folder = home_of(config.data)
-    check_vocabulary(folder, manifest)
-    splits = [open_split(config.data, manifest, name) for name in dict.fromkeys((TRAIN, VALIDATION, *manifest.names))]
-    size = sum(totals.bytes for name in manifest.splits for totals in manifest.splits[name])
-    if hashes and size <= HASH_LIMIT_BYTES and not splits[0].is_remote:
-        verify_dataset(folder)
+    check_vocabulary(home_of(config.data), manifest)
+    for name in dict.fromkeys((TRAIN, VALIDATION, *manifest.names)):
+        open_split(config.data, manifest, name)
     return manifest
 
 

@@ -108,7 +108,7 @@ def launch_training(launch_config: TrainConfig, recipe: RunConfig, start: Start 
     if point.finished and not config.dry_run:
         screen.print_text(preflight.describe_finished(config))
         return 0
-    preflight.check_data(config, num_processes, hashes=False)  # rank 0 verifies them
+    preflight.check_data(config, num_processes)
     if point.checkpoint is None and not options.machine_rank:
         preflight.check_start(config)
     if options.num_machines and options.num_machines > 1:

@@ -167,7 +167,7 @@ def agree(
                 Screen(quiet=config.quiet).print_text(preflight.describe_finished(config))
                 raise AlreadyFinished
             start = point.checkpoint
-        manifest = preflight.check_data(config, world.world_size, hashes=world.is_main)
+        manifest = preflight.check_data(config, world.world_size)
         teacher_info = find_teacher_info(config, manifest.fingerprint)
         if config.teacher is not None and teacher_info is None and not config.dry_run:
             raise ConfigError(f"teacher: {config.teacher} has written no targets yet; start with `padless train`")

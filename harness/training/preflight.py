@@ -149,13 +149,11 @@ def check_keys(config: RunConfig, facts: Mapping[str, Any]) -> bool:
     return bool(changes)
 
 
-def check_data(config: RunConfig, world_size: int, *, hashes: bool = True) -> Manifest:
-    """Check that the dataset is complete and fits processes and options.
-
-    ``hashes``: also verify the hashes of shards; one process of a run does it. Raises ``DataError`` or ``ConfigError``
-    with the first problem.
+def check_data(config: RunConfig, world_size: int) -> Manifest:
+    """Check that the dataset is complete and fits processes and options. Raises ``DataError`` or ``ConfigError`` with
+    the first problem.
     """
-    manifest = check_dataset(config, hashes=hashes)
+    manifest = check_dataset(config)
     check_fit(config, manifest, world_size)
     check_useful(config, manifest)
     return manifest

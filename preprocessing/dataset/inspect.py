@@ -200,7 +200,7 @@ class Dataset(Mapping[str, "pd.DataFrame"]):
         ``unlabelled``; ``length`` is the number of tokens; ``text`` the tokens as the network reads them, joined by
         spaces, unknown ones as ``<unk>``. Raises ``KeyError``.
         """
-        return self.arrow(split).drop_columns(["ids"]).to_pandas()
+        return pa.Table.from_batches(self.batches(split)).drop_columns(["ids"]).sort_by("row").to_pandas()
 
     def batches(self, split: str) -> Iterator[pa.RecordBatch]:
         """A split as record batches, in the order of its shards, in bounded memory.
@@ -212,10 +212,6 @@ class Dataset(Mapping[str, "pd.DataFrame"]):
             manifest = replace(self.manifest, splits={split: [part]})
             for block in remote.split_of(self.path, manifest, split).blocks:
                 yield batch_of(block, self.vocabulary, self._values, part.fold)
-
-    def arrow(self, split: str) -> pa.Table:
-        """A split as one table in the order of the source, with the columns of ``batches``."""
-        return pa.Table.from_batches(self.batches(split)).sort_by("row")
 
     def __iter__(self) -> Iterator[str]:
         """The names of the splits."""

@@ -5,7 +5,7 @@ their rows, read again from the sources that a manifest names, since shards hold
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -74,23 +74,14 @@ def find_originals(
         try:
             if rows_of_entry:
                 file = find_file(entry, provenance.get("config", {}), everywhere)
-                text_by_row |= read_originals(file, first_row, rows_of_entry)
+                for batch in open_reader(file).batches():
+                    numbers = first_row - 1 + batch.numbers
+                    is_wanted = np.isin(numbers, rows_of_entry)
+                    texts = batch.select(is_wanted).texts().fill_null("").to_pylist()
+                    text_by_row |= dict(zip(numbers[is_wanted].tolist(), texts, strict=True))
         except (UserError, OSError) as error:
             reason = " ".join(str(error).split())
     return text_by_row, reason if len(text_by_row) < len(wanted) else None
-
-
-def read_originals(file: File, first_row: int, rows: Sequence[int]) -> dict[int, str]:
-    """The texts of ``rows`` of the dataset, in which the first one of ``file`` has the number ``first_row``. Raises the
-    errors of reading a corpus.
-    """
-    text_by_row = dict[int, str]()
-    for batch in open_reader(file).batches():
-        numbers = first_row - 1 + batch.numbers
-        is_wanted = np.isin(numbers, rows)
-        texts = batch.select(is_wanted).texts().fill_null("").to_pylist()
-        text_by_row |= dict(zip(numbers[is_wanted].tolist(), texts, strict=True))
-    return text_by_row
 
 
 def find_file(entry: Mapping[str, Any], config: Mapping[str, Any], everywhere: bool) -> File:

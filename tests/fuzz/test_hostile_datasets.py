@@ -74,12 +74,12 @@ def manifest_bytes(content: dict[str, Any]) -> bytes:
     return (json.dumps(content, indent=2) + "\n").encode()
 
 
-def train_two_steps(root: Path, *, hashes: bool = True) -> list[float]:
+def train_two_steps(root: Path) -> list[float]:
     """What training does with a dataset until its first step, and what ``inspect`` shows: the logits of two steps."""
     config = RunConfig(
         data=str(root), model=ModelConfig(embedding_dim=2, hidden_size=2), order=OrderConfig(), global_batch=16
     )
-    manifest = check_dataset(config, hashes=hashes)
+    manifest = check_dataset(config)
     check_fit(config, manifest, 1)
     describe_dataset(Dataset(root))
     split = Split(root, manifest, TRAIN)
@@ -145,10 +145,9 @@ def test_a_line_of_the_index_that_lies_is_refused(root: Path, column: str, value
     assert outcome(lambda: train_two_steps(root), lambda _: False, root, seconds=5) == "refused"
 
 
-@pytest.mark.parametrize("hashes", [True, False])
 @pytest.mark.parametrize(("column", "value"), [("length", 0), ("length", 17), ("label", 2), ("ids", 40_000)])
-def test_a_number_that_leads_outside_is_refused(root: Path, column: str, value: int, hashes: bool) -> None:
-    """Before training where hashes are looked at, else when its window is first read; never by the network."""
+def test_a_number_that_leads_outside_is_refused(root: Path, column: str, value: int) -> None:
+    """When its window is first read; never by the network."""
 
     def change_last(numbers: np.ndarray) -> np.ndarray:
         changed = numbers.copy()
@@ -156,7 +155,7 @@ def test_a_number_that_leads_outside_is_refused(root: Path, column: str, value: 
         return changed
 
     rewritten(root, TRAIN, **{column: change_last})
-    assert outcome(lambda: train_two_steps(root, hashes=hashes), lambda _: False, root) == "refused"
+    assert outcome(lambda: train_two_steps(root), lambda _: False, root) == "refused"
 
 
 def test_a_compressed_shard_is_refused(root: Path) -> None:
@@ -193,4 +192,4 @@ def test_what_lies_in_the_place_of_a_file_is_refused(root: Path, replacement: st
     """A pipe is not waited for, and a device is not read to its end."""
     for name in (SHARDS[0], VOCABULARY, INDEX, MANIFEST):
         replace(root / name, replacement)
-        assert outcome(lambda: train_two_steps(root, hashes=False), lambda _: False, root) == "refused", name
+        assert outcome(lambda: train_two_steps(root), lambda _: False, root) == "refused", name

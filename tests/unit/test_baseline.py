@@ -81,13 +81,14 @@ def test_it_is_what_scikit_learn_makes_of_the_texts(
     train, test = (split_of(data, name) for name in ("train", "test"))
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2, lowercase=False, token_pattern=r"\S+")
     theirs, labels = vectorizer.fit_transform(texts_of(data, train)), train.column("label")
-    (facts, (logits,)), measured = learn_linear(data, manifest, [test]), measure_linear(data, manifest)
+    facts, (logits,) = learn_linear(data, manifest, [test])
+    on_validation, on_test = (figures for figures, _ in measure_linear(data, manifest))
     assert facts["features"] == len(vectorizer.vocabulary_)
-    assert measured["validation"][0]["temperature"] == measured["test"][0]["temperature"] != 1.0
+    assert on_validation["temperature"] == on_test["temperature"] != 1.0
     reference = LogisticRegression(C=10.0, tol=1e-8, max_iter=1000).fit(theirs, labels)
     test_features = vectorizer.transform(texts_of(data, test))
     np.testing.assert_allclose(logits, reference.decision_function(test_features), atol=1e-3)
-    assert measured["test"][0]["accuracy"] == reference.score(test_features, test.column("label"))
+    assert on_test["accuracy"] == reference.score(test_features, test.column("label"))
 
 
 def test_it_is_measured_once_for_each_fingerprint_and_again_if_a_damaged_file_is_deleted(
@@ -124,7 +125,6 @@ def test_what_is_not_measured_is_said(
     with monkeypatch.context() as patch:
         patch.setattr(measured, "write_results", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
         assert command("baseline", "--data", other, "-o", tmp_path / "full") == 4
-        assert command("baseline", "--data", other) == 0
     next((other / "train").iterdir()).unlink()
     assert command("baseline", "--data", other) == 3
     one_label = tmp_path / "one_label"
