@@ -22,7 +22,6 @@ from preprocessing.dataset.shards import (
     MANIFEST,
     Block,
     Manifest,
-    Shard,
     read_manifest,
     write_shard,
 )
@@ -43,33 +42,13 @@ def manifest(source_data: Path) -> Manifest:
     return read_manifest(source_data)
 
 
-def arrays(rows: int, width: int, dtype: type) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    random = np.random.default_rng(rows)
-    length = random.integers(1, width + 1, rows)
-    ids = random.integers(2, 1000, (rows, width)).astype(dtype)
-    ids[np.arange(width) >= length[:, None]] = 0
-    return ids, length, random.integers(0, 2, rows), random.permutation(rows)
-
-
-@pytest.mark.parametrize(("rows", "dtype"), [(64, np.int32), (200, np.uint16)])
-def test_a_shard_is_read_as_it_was_written(rows: int, dtype: type, tmp_path: Path) -> None:
-    ids, length, label, row = arrays(rows, 16, dtype)
-    info = write_shard(tmp_path, "train", 0, Block(ids, length, label, row), block_rows=64)
-    shard = Shard(tmp_path / info.path, info, np.dtype(dtype).name, 64)
-    assert [len(block.row) for block in shard.blocks] == [64] * (rows // 64) + [rows % 64] * (rows % 64 > 0)
-    for name, column in (("ids", ids), ("length", length), ("label", label), ("row", row)):
-        read = np.concatenate([getattr(block, name) for block in shard.blocks])
-        assert (read == column).all()
-    assert (shard.blocks[0].ids.dtype, shard.blocks[0].ids.flags.owndata) == (dtype, False)
-    assert (info.path, info.bytes) == ("train/00000-w0016.arrow", (tmp_path / info.path).stat().st_size)
-
-
 def test_a_shard_is_flushed_once_and_its_name_before_the_manifest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flushed = list[str]()
     monkeypatch.setattr(atomic, "fsync", lambda path: flushed.append(Path(path).name.split(atomic.TEMPORARY_MARK)[0]))
-    infos = [write_shard(tmp_path, "train", number, Block(*arrays(8, 16, np.uint16))) for number in (1, 0)]
+    block = Block(np.ones((8, 1), np.uint16), *np.ones((3, 8), int))
+    infos = [write_shard(tmp_path, "train", number, block) for number in (1, 0)]
     names = [Path(info.path).name for info in infos]
     assert flushed == names
     write_index(tmp_path, infos)

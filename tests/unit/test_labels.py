@@ -32,9 +32,8 @@ from padless.core.split_names import TRAIN_NUMBER as TRAIN
 from padless.core.split_names import VALIDATION_NUMBER as VALIDATION
 from preprocessing.config import PreprocessConfig, SplitConfig
 from preprocessing.dataset.inspect import Dataset
-from preprocessing.labels import common_type, find_separator, name_label_value, type_of
+from preprocessing.labels import find_separator
 from preprocessing.pipeline.assign import Assigner, read_rules
-from preprocessing.pipeline.packing import Units, assign_splits, target_rows
 from preprocessing.pipeline.parts import Classes
 from preprocessing.pipeline.tokenize import mix_hash
 from tests.helpers.corpora import Command, reviews, write_csv
@@ -52,21 +51,6 @@ def test_classes_as_found(tmp_path: Path, command: Command) -> None:
     expected = ["012", "1e3", ".5", "0x1F", "1:30", "1_000", "2012-01-01", "NaN", "no", "null", "off", "on", "yes", "~"]
     assert manifest.labels == expected
     assert Counter(row.label for row in rows_by_number(tmp_path / "out").values()) == dict.fromkeys(range(14), 20)
-
-
-LABEL_COLUMNS: dict[str, tuple[pa.Array, str, list[str]]] = {
-    "beyond int64": (pa.array([1, 2**64 - 1], pa.uint64()), "text", ["1", str(2**64 - 1)]),
-    "long decimals": (pa.array([10**19, 10**19 + 1], pa.decimal128(38, 0)), "text", [str(10**19), str(10**19 + 1)]),
-    "bool": (pa.array([False, True]), "bool", ["false", "true"]),
-    "numbers of a dictionary": (pa.array([4, 7]).dictionary_encode(), "int", ["4", "7"]),
-}
-
-
-@pytest.mark.parametrize("kind", LABEL_COLUMNS)
-def test_names_and_type_of_a_column_of_labels(kind: str) -> None:
-    values, label_type, names = LABEL_COLUMNS[kind]
-    assert [name_label_value(value) for value in values.to_pylist()] == names
-    assert common_type([type_of(values.type), None], names) == label_type
 
 
 # Several labels to a text.
@@ -138,14 +122,6 @@ def test_what_is_no_label_of_a_text_with_several(tmp_path: Path, command: Comman
     names = "{happy: [joy, meh], fond: [LOVE]}"
     manifest = command.build(*separated, "--source.labels", names, "--overwrite", "true")
     assert (manifest.labels, manifest.label_sets) == (["happy", "fond"], [[], [0], [0, 1], [1]])
-
-
-def test_a_map_may_have_more_classes_than_are_detected(tmp_path: Path, command: Command) -> None:
-    rows = [(f"text number {row}", row % 1100) for row in range(5500)]
-    labels = {f"c{number}": [number] for number in range(1100)}
-    (tmp_path / "map.json").write_text(json.dumps({"source": {"labels": labels}}))
-    path = write_csv(tmp_path / "a.csv", rows)
-    assert command.build(path, tmp_path / "out", "--config", tmp_path / "map.json").labels == [*labels]
 
 
 REVIEWS = reviews(120)
@@ -234,7 +210,6 @@ TEXTS = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 2)), min_size=1, m
 
 # By groups.
 
-SIZES = st.lists(st.integers(1, 25), min_size=6, max_size=60)
 FRACTIONS = st.sampled_from([0.0, 0.1, 0.25])
 
 

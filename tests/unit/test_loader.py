@@ -16,11 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from harness.batch import Layout, PackedIndex
+from harness.batch import Layout
 from harness.data import loader as loading
 from harness.data.loader import Loader
 from harness.data.order import Order, OrderSpec, order_over
-from padless.core.errors import DataError
 from preprocessing.dataset.index import write_index
 from preprocessing.dataset.shards import Block, Manifest, Split, write_shard
 from tests.helpers.batches import loader_of
@@ -97,29 +96,6 @@ def test_threads_end_with_the_steps_even_when_left_early(split: Split) -> None:
     steps.close()
     list(make_loader(split).steps(0))
     assert threading.active_count() == num_threads
-
-
-def test_an_error_of_the_thread_reaches_the_training_loop(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
-    def raise_error(*_: Any) -> None:
-        raise DataError("shard.arrow: truncated")
-
-    monkeypatch.setattr(Order, "window", raise_error)
-    with pytest.raises(DataError, match="truncated"):
-        list(make_loader(split).steps(0))
-
-
-def test_the_index_of_a_packed_batch_names_each_token_once() -> None:
-    """Computed by tensors, it equals the places of a mask."""
-    random = np.random.default_rng(0)
-    for _ in range(300):
-        lengths = np.sort(random.integers(1, random.integers(2, 40), random.integers(1, 20)))[::-1].copy()
-        is_token = np.arange(lengths[0])[:, None] < lengths
-        places, sizes = np.flatnonzero(is_token), is_token.sum(1)
-        starts = np.cumsum(sizes) - sizes
-        index = PackedIndex.build(torch.from_numpy(lengths), int(lengths[0]), len(places))
-        grid = np.where(is_token, starts[:, None] + np.arange(len(lengths)), 0).ravel()
-        expected = (places % len(lengths), places // len(lengths), places, starts, grid)
-        assert all(map(np.array_equal, index.tensors, expected))
 
 
 class Card:

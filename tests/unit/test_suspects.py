@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness.baselines.suspects import find_label_errors
 from harness.baselines.tfidf import predict_out_of_fold, read_labelled
 from preprocessing.dataset.shards import read_manifest
 from tests.helpers.bundles import shared_run
@@ -36,16 +35,6 @@ def data(tmp_path: Path) -> Path:
     rows = [(text, other_label(label) if row in WRONG_ROWS else label) for row, (text, label) in enumerate(REVIEWS, 1)]
     prepare(write_csv(tmp_path / "in.csv", [*rows, (TWIN, other_label(rows[0][1]))]), tmp_path / "data")
     return tmp_path / "data"
-
-
-def test_a_label_is_wrong_where_its_probability_is_lowest_and_another_class_is_confident() -> None:
-    chances = np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.45, 0.55], [0.2, 0.8], [0.1, 0.9], [0.7, 0.3]])
-    labels = np.array([0, 0, 0, 0, 1, 1, 1])
-    # the means are 0.5625 and 0.6667: one row of each label counts for the other class
-    assert find_label_errors(labels, chances).tolist() == [False, False, True, False, False, False, True]
-    without_rows = np.hstack([chances, np.full((7, 1), 0.0)])
-    assert find_label_errors(labels, without_rows).tolist() == find_label_errors(labels, chances).tolist()
-    assert not find_label_errors(labels[:2], chances[:2]).any()
 
 
 def test_no_row_is_judged_by_a_model_that_learned_from_it_or_an_equal_text(data: Path, tmp_path: Path) -> None:
