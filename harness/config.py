@@ -103,8 +103,8 @@ class ModelConfig:
     """Number of recurrent layers."""
     bidirectional: bool = True
     """Read every text from both ends."""
-    pooling: str = "max"
-    """How a sequence of states becomes one vector: last, the final state; max, mean or max+mean over real tokens."""
+    pooling: str = "max+mean"
+    """How a sequence of states becomes one vector: max+mean over real tokens, or last, the final state."""
     dropout: Chance = 0.0
     """Probability to drop a feature of the embeddings, between layers and before the last layer; one mask per text."""
     word_dropout: Chance = 0.0

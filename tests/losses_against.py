@@ -26,8 +26,9 @@ LIMIT_S = 600
 ROWS = {"train": 600, "validation": 120, "test": 120}
 TRAINING = (
     "--device cpu --precision fp32 --epochs 2 --global_batch 32 --micro_batch 7 --model.embedding_dim 16 "
-    "--model.hidden_size 16 --model.num_layers 2 --model.dropout 0.3 --model.word_dropout 0.1 --optim.ema 0.98 "
-    "--optim.label_smoothing 0.05 --seed 3 --tracking.log_every 1"
+    "--model.hidden_size 16 --model.num_layers 2 --model.pooling max+mean "
+    "--model.dropout 0.3 --model.word_dropout 0.1 --optim.ema 0.98 --optim.label_smoothing 0.05 --seed 3 "
+    "--tracking.log_every 1"
 )
 """Only keys that every revision with resumable runs understands."""
 LOGGED = ("step", "loss", "row_hash")

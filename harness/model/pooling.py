@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the outputs of the recurrent layers to one vector per text: the maximum or mean over its real tokens, or both.
+"""From the outputs of the recurrent layers to one vector per text: maximum and mean over its real tokens, or the last
+state.
 
 Rows of a batch have similar lengths. Up to the length of the shortest row, outputs ``[time, rows, features]`` need no
 mask; only the later steps, the tail, are masked. Packed outputs are padded first, which is cheap compared with the
@@ -89,16 +90,13 @@ class Last(Pooling):
         return state.transpose(0, 1).reshape(len(lengths), self.output_size)
 
 
-class Maximum(Pooling):
-    """The maximum of each feature over a text's real tokens."""
-
-    maximum, mean = True, False
+class MaximumAndMean(Pooling):
+    """Maximum and mean of each feature over a text's real tokens, concatenated."""
 
     def dense(self, outputs: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
         """The plain formula, which is exported."""
-        parts = [outputs.masked_fill(~real, -torch.inf).amax(0)] if self.maximum else []
-        parts += [outputs.masked_fill(~real, 0).sum(0) / real.sum(0)] if self.mean else []
-        return torch.cat(parts, dim=1)
+        maximum = outputs.masked_fill(~real, -torch.inf).amax(0)
+        return torch.cat((maximum, outputs.masked_fill(~real, 0).sum(0) / real.sum(0)), dim=1)
 
     def pool_padded(
         self, outputs: list[torch.Tensor], lengths: torch.Tensor, device_lengths: torch.Tensor
@@ -110,21 +108,8 @@ class Maximum(Pooling):
         longest = len(outputs[0])
         time = torch.arange(int(lengths.min()), longest, device=outputs[0].device)[:, None]
         factor = torch.lt(time, device_lengths, out=outputs[0].new_empty(len(time), len(lengths)))[:, :, None]
-        pooled = [_Pool.apply(direction, factor, self.maximum, self.mean) for direction in outputs]
-        largest = [largest for largest, _ in pooled if largest is not None]
-        return torch.cat([*largest, *(total / device_lengths[:, None] for _, total in pooled if total is not None)], 1)
-
-
-class Mean(Maximum):
-    """The mean of each feature over a text's real tokens."""
-
-    maximum, mean = False, True
-
-
-class MaximumAndMean(Maximum):
-    """Maximum and mean, concatenated."""
-
-    maximum, mean = True, True
+        maxima, totals = zip(*(_Pool.apply(direction, factor) for direction in outputs), strict=True)
+        return torch.cat([*maxima, *(total / device_lengths[:, None] for total in totals)], 1)
 
 
 class _Pool(torch.autograd.Function):
@@ -136,42 +121,31 @@ class _Pool(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, outputs: torch.Tensor, factor: torch.Tensor, want_max: bool, want_sum: bool
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Maximum and sum, ``[rows, features]`` each or None. ``factor`` ``[tail, rows, 1]``: 1 for a token, 0 in
+    def forward(ctx: Any, outputs: torch.Tensor, factor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Maximum and sum, ``[rows, features]`` each. ``factor`` ``[tail, rows, 1]``: 1 for a token, 0 in
         the padding.
         """
         common = len(outputs) - len(factor)
         head, tail = outputs[:common], outputs[common:]
-        maximum = total = None
-        if want_max:
-            maximum = head.amax(0)
-            if len(tail):  # the logarithm is 0 for a token, which changes no value, and -inf in the padding
-                maximum = torch.maximum(maximum, (tail + factor.log()).amax(0))
-        if want_sum:
-            total = head.sum(0, dtype=wide(outputs))
-            total = total.add_((tail * factor).sum(0, dtype=total.dtype)) if len(tail) else total
+        maximum, total = head.amax(0), head.sum(0, dtype=wide(outputs))
+        if len(tail):  # the logarithm is 0 for a token, which changes no value, and -inf in the padding
+            maximum = torch.maximum(maximum, (tail + factor.log()).amax(0))
+            total = total.add_((tail * factor).sum(0, dtype=total.dtype))
         ctx.common = common
-        ctx.save_for_backward(outputs, factor, *([maximum] if maximum is not None else []))
-        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(outputs, factor, maximum)
         return maximum, total
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor | None) -> tuple[torch.Tensor | None, None, None, None]:
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
         """The gradient of the sum goes to every real token, that of the maximum to the tokens with that value."""
-        outputs, factor, *maximum = ctx.saved_tensors
+        outputs, factor, maximum = ctx.saved_tensors
         of_max, of_sum = gradients
-        everywhere = outputs.new_zeros(()) if of_sum is None else of_sum.to(outputs.dtype)
-        if of_max is None:
-            gradient = everywhere.expand_as(outputs).contiguous()
-        else:
-            gradient = torch.eq(outputs, maximum[0], out=torch.empty_like(outputs))  # 1 where it is the maximum
-            gradient[ctx.common :].mul_(factor)
-            share = of_max / gradient.sum(0, dtype=wide(outputs)).to(of_max.dtype)
-            torch.addcmul(everywhere, gradient, share, out=gradient)
+        gradient = torch.eq(outputs, maximum, out=torch.empty_like(outputs))  # 1 where it is the maximum
         gradient[ctx.common :].mul_(factor)
-        return gradient, None, None, None
+        share = of_max / gradient.sum(0, dtype=wide(outputs)).to(of_max.dtype)
+        torch.addcmul(of_sum.to(outputs.dtype), gradient, share, out=gradient)
+        gradient[ctx.common :].mul_(factor)
+        return gradient, None
 
 
 def wide(values: torch.Tensor) -> torch.dtype:

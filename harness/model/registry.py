@@ -33,8 +33,6 @@ class PoolingEntry:
 
 POOLINGS = {
     "last": PoolingEntry(code="harness.model.pooling:Last"),
-    "max": PoolingEntry(code="harness.model.pooling:Maximum"),
-    "mean": PoolingEntry(code="harness.model.pooling:Mean"),
     "max+mean": PoolingEntry(code="harness.model.pooling:MaximumAndMean", vectors=2),
 }
 GATES = 4

@@ -36,7 +36,7 @@ from tests.helpers.runs import kill, rank_of, steps_done
 pytestmark = [pytest.mark.processes]
 pytestmark += [] if ON_CUDA else [pytest.mark.slow]  # on CPUs other tests prove the same
 OPTIONS = ("--config_file", ROOT / f"configs/accelerate/{'gpu' if ON_CUDA else 'cpu'}.yaml", "--num_processes")
-MODEL = "--model.embedding_dim 32 --model.hidden_size 32 --model.pooling mean --model.embedding_std 0.1 --optim.lr 0.01"
+MODEL = "--model.embedding_dim 32 --model.hidden_size 32 --model.embedding_std 0.1 --optim.lr 0.01"
 NOTICE_S = 90
 
 

@@ -85,7 +85,7 @@ def test_scores_of_n_grams_of_the_end_add_up_to_the_logit() -> None:
 
 def test_as_the_sum_of_many_steps_along_the_line() -> None:
     """Integrated gradients by their definition (Sundararajan et al., 2017), in 200 steps of equal length."""
-    model, num_steps = make_model(3, pooling="mean", num_layers=2), 200
+    model, num_steps = make_model(3, pooling="last", num_layers=2), 200
     batch = single_text(TEXTS[0])
     embedded, expected = model.embed(batch).detach(), torch.zeros(len(TEXTS[0]))
     for step in range(num_steps):

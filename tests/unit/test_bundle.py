@@ -182,7 +182,7 @@ def test_a_language_model_gives_its_first_layer(data: Path, other_data: Path, tm
     assert starts["started_from"].facts["what"] == "embedding, recurrent layer 1 of a language model"
 
 
-@pytest.mark.parametrize("theirs", [{"labels": ["positive", "negative"]}, {"pooling": "mean"}, {"wide": 64}])
+@pytest.mark.parametrize("theirs", [{"labels": ["positive", "negative"]}, {"pooling": "last"}, {"wide": 64}])
 def test_a_part_that_would_mean_something_else_is_not_taken(data: Path, tmp_path: Path, theirs: dict[str, Any]) -> None:
     """Nor is the linear part, which every run learns from its own rows."""
     source = write_drawn(tmp_path / "bundle", data, **theirs)
@@ -213,7 +213,7 @@ own_run = copy_of("run")
 @pytest.mark.parametrize(
     ("num_classes", "shape"),
     [
-        (3, {"pooling": "mean", "wide": 64, "wide_ngrams": 3, "num_layers": 2}),
+        (3, {"wide": 64, "wide_ngrams": 3, "num_layers": 2}),
         (2, {"pooling": "last", "bidirectional": False}),
     ],
 )
