@@ -30,7 +30,6 @@ from harness.metrics.calibration import Decision
 from harness.model.attribution import Attribution, attribute
 from harness.model.classifier import Classifier
 from harness.model.networks import AnyNetwork, read_network
-from harness.model.recurrent import try_recurrence
 from harness.rundir.bundle_files import BundleInfo, source_of, split_facts, write_info, write_weights
 from padless.core.errors import DataError
 from padless.core.split_names import TRAIN
@@ -99,8 +98,7 @@ class Bundle(Scorer):
     def choose(info: BundleInfo, device: str, precision: str) -> dict[str, Any]:
         """See ``Scorer.choose``."""
         kind = choose_device(device).value
-        if kind == "cuda":
-            choose_precision(precision, kind)  # type: ignore[arg-type]
+        choose_precision(precision, kind)  # type: ignore[arg-type]
         return {"device": kind, "precision": recurrent_dtype(precision, kind, "padded").value}
 
     def load(self) -> None:
@@ -115,8 +113,6 @@ class Bundle(Scorer):
             set_tf32(False)
         self.model.to(self.arithmetic["device"])
         self.dtype = DTYPES[self.arithmetic["precision"]]
-        if self.dtype != torch.float32:
-            try_recurrence(self.model.recurrent, "padded", self.dtype)
 
     def score(self, encoded: list[np.ndarray]) -> np.ndarray:
         """See ``Scorer.score``. Texts of similar length are computed together, on the device where the model is; on a

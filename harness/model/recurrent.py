@@ -20,23 +20,19 @@ autocast would cast an LSTM to fp16 whatever dtype it is set to.
 from __future__ import annotations
 
 import itertools
-import warnings
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+from torch.nn.utils.rnn import PackedSequence
 
-from harness.batch import Batch, Layout, Masks, PackedIndex
+from harness.batch import Batch, Masks, PackedIndex
 from harness.config import ModelConfig, Task
 from harness.model.dropout import EMBEDDING, HEAD, LAYERS, DropoutRates, draw_masks, drop
-from padless.core.errors import ConfigError
-from padless.core.untrusted import one_line
 from preprocessing.text.vocabulary import PAD
 
-TRIAL_LENGTHS = (3, 3)
 GRID_WIDE_UNITS = 128
 """Above this many hidden units, for multiples of it, torch may have cuDNN compute padded fp16 input by a kernel that
 synchronises a whole card; two such kernels at once could wait for each other."""
@@ -172,26 +168,6 @@ def takes_whole_card(dtype: torch.dtype, hidden_size: int) -> bool:
 def second_stream(device: torch.device) -> torch.cuda.Stream:
     """One for each device."""
     return torch.cuda.Stream(device)
-
-
-def try_recurrence(lstm: VariableLengthLSTM, layout: Layout, dtype: torch.dtype) -> None:
-    """Raise ``ConfigError`` if a small forward and backward pass of the layers in ``dtype`` fails on the device of the
-    weights, or if cuDNN would copy the weights at each call; it changes neither weights nor gradients.
-    """
-    weight, lengths = next(lstm.parameters()), torch.tensor(TRIAL_LENGTHS)
-    padded = torch.full((max(TRIAL_LENGTHS), len(lengths), weight.shape[1]), 0.5, device=weight.device)
-    try:
-        with torch.enable_grad(), torch.autocast(weight.device.type, enabled=False), warnings.catch_warnings():
-            warnings.filterwarnings("error", "RNN module weights are not part of single contiguous chunk")
-            if layout == "packed":
-                outputs = lstm.forward_packed(pack_padded_sequence(padded, lengths), None, dtype)[0].data
-            else:
-                outputs = torch.cat(lstm.forward_padded(padded, lengths.to(weight.device), None, dtype))
-            torch.autograd.grad(outputs.float().sum(), [*lstm.parameters()])
-    except (RuntimeError, UserWarning) as error:
-        name = str(dtype).removeprefix("torch.")
-        problem = f"the recurrent layers fail in {name} on {weight.device.type} ({one_line(error)})"
-        raise ConfigError(f"precision: {problem}; use --precision fp32") from error
 
 
 def layer_weights(layer: nn.RNNBase, direction: int | None, dtype: torch.dtype | None) -> Weights:

@@ -39,7 +39,6 @@ from harness.model.initialization import Start, find_donor, learn_start, read_do
 from harness.model.language import LanguageModel, LanguageObjective, Targets
 from harness.model.linear_part import WidePart
 from harness.model.networks import AnyNetwork, AnyObjective, build_network
-from harness.model.recurrent import VariableLengthLSTM, try_recurrence
 from harness.rundir import checkpoint
 from harness.rundir.checkpoint import Checkpoint
 from harness.rundir.events import Observer, Opening
@@ -229,7 +228,8 @@ def build_trainer(
     for start in starts.values():
         start.put_into(network)
     network.to(device).recurrent.flatten_parameters()
-    layout, dtype, reason = choose_recurrence(config, session, network.recurrent)
+    layout, reason = choose_layout(config, device, network.recurrent.hidden_size)
+    dtype = recurrent_dtype(session.arithmetic, device.type, layout)
     choices["recurrence"] = Choice(f"{layout} {dtype.value}", f"{reason}; {dtype.reason}")
     loader = Loader(
         data.splits[TRAIN],
@@ -246,31 +246,20 @@ def build_trainer(
     return Trainer(config, objective, loader, session)
 
 
-def choose_recurrence(config: RunConfig, session: Session, lstm: VariableLengthLSTM) -> tuple[Layout, Choice, str]:
-    """Layout, dtype, and why this layout. Raises the same ``ConfigError`` on all ranks, which all call this, if a small
-    pass fails on the device of the weights.
+def choose_layout(config: RunConfig, device: torch.device, hidden_size: int) -> tuple[Layout, str]:
+    """The layout of the recurrent layers, and why. Raises ``ConfigError`` for a size at which torch has cuDNN compute
+    padded input by one algorithm forward, and by another one backward.
     """
-    layout, reason = config.recurrence, "asked for"
-    if layout == "auto":
-        layout, reason = layout_on(session.device, lstm.hidden_size)
-    elif layout == "padded" and session.device.type == "cuda":
-        check_padded(lstm.hidden_size)
-    dtype = recurrent_dtype(session.arithmetic, session.device.type, layout)
-    with session.world.raise_together("trying the recurrent layers"):
-        try_recurrence(lstm, layout, DTYPES[dtype.value])
-    return layout, dtype, reason
-
-
-def check_padded(hidden_size: int) -> None:
-    """Raise ``ConfigError`` for a size at which torch has cuDNN compute padded input by one algorithm forward, and by
-    another one backward.
-    """
-    if PERSISTENT_HIDDEN < hidden_size <= PERSISTENT_FORWARD_HIDDEN:
+    if config.recurrence == "auto":
+        return layout_on(device, hidden_size)
+    is_between = PERSISTENT_HIDDEN < hidden_size <= PERSISTENT_FORWARD_HIDDEN
+    if config.recurrence == "padded" and device.type == "cuda" and is_between:
         raise ConfigError(
             f"recurrence: padded: with {hidden_size} hidden units cuDNN would compute forward and backward by two "
             f"algorithms; take packed or auto, or hidden units up to {PERSISTENT_HIDDEN} or above "
             f"{PERSISTENT_FORWARD_HIDDEN}"
         )
+    return config.recurrence, "asked for"
 
 
 def build_objective(

@@ -21,11 +21,11 @@ from huggingface_hub import ModelCard
 
 import padless
 from harness.config import InitConfig, ModelConfig, RunConfig
+from harness.distributed import precision
 from harness.distributed.world import World
 from harness.inference.bundle import Bundle, same_text, write_bundle
 from harness.inference.config import ExportConfig
 from harness.inference.scorer import OnnxScorer
-from harness.model import recurrent
 from harness.model.classifier import Classifier
 from harness.model.initialization import Start
 from harness.model.registry import num_outputs
@@ -87,9 +87,8 @@ def test_bf16_rounds_or_names_fp32(bundle_copy: Path, tmp_path: Path, monkeypatc
     exact, rounded = Bundle(bundle_copy).score(texts), Bundle(bundle_copy, precision="bf16").score(texts)
     np.testing.assert_allclose(rounded, exact, atol=0.01)
     assert (rounded != exact).any()
-    refuse = Mock(side_effect=RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED"))
-    monkeypatch.setattr(recurrent, "lstm_padded", refuse)
-    with pytest.raises(ConfigError, match=r"precision: .* bfloat16 .*NOT_SUPPORTED.*--precision fp32"):
+    monkeypatch.setattr(precision, "has_cpu_bf16", lambda: False)
+    with pytest.raises(ConfigError, match="precision: bf16 cannot run on cpu here; it can run fp32"):
         Bundle(bundle_copy, precision="bf16")
 
 

@@ -14,6 +14,7 @@ import psutil
 import pytest
 import torch
 
+from harness.config import RunConfig
 from harness.distributed import devices, precision, session
 from harness.distributed.devices import OMP, USE_CPU, Cuda, choose
 from harness.distributed.precision import configure_threads
@@ -21,7 +22,7 @@ from harness.distributed.world import GLOO
 from harness.launch import options
 from harness.launch.options import TrainConfig
 from harness.rundir.records import LAUNCH_ID
-from harness.training.assembly import check_padded
+from harness.training.assembly import choose_layout
 from padless.core.errors import ConfigError
 
 NO_DEVICE = Cuda(num_devices=0, driver=None, build=None, visible=None)
@@ -122,8 +123,9 @@ def test_cards_are_counted_by_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("units", "is_refused"), [(128, False), (129, True), (192, True), (256, False)])
 def test_padded_layers_are_refused_where_cudnn_has_two_algorithms(units: int, is_refused: bool) -> None:
+    config, device = RunConfig(recurrence="padded"), torch.device("cuda")
     with pytest.raises(ConfigError, match=f"padded: with {units} hidden units") if is_refused else nullcontext():
-        check_padded(units)
+        assert choose_layout(config, device, units) == ("padded", "asked for")
 
 
 def test_torch_computes_with_the_threads_of_the_key_the_user_or_a_share(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,13 +21,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import normalize
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from harness.batch import Batch, Layout, PackedIndex
+from harness.batch import Batch, PackedIndex
 from harness.config import ModelConfig
 from harness.distributed.precision import layout_on, recurrent_dtype, takes_tf32
 from harness.model.classifier import Classifier, Objective
 from harness.model.linear_part import WidePart, pad_ids
 from harness.model.pooling import Last, MaximumAndMean
-from harness.model.recurrent import VariableLengthLSTM, restore_order, reversal_index, try_recurrence
+from harness.model.recurrent import VariableLengthLSTM, restore_order, reversal_index
 from harness.training import linear_fit as training
 from harness.training.linear_fit import fit_wide
 from preprocessing.dataset.shards import read_manifest
@@ -127,16 +127,6 @@ def test_the_layout_follows_from_the_device_and_the_hidden_size() -> None:
         (cuda, 129, "packed"),
     ):
         assert layout_on(device, hidden_size)[0] == layout
-
-
-@pytest.mark.parametrize("layout", ["packed", "padded"])
-def test_the_trial_of_the_recurrent_layers_changes_nothing(layout: Layout) -> None:
-    lstm, random_state = VariableLengthLSTM(8, 16, 2), torch.get_rng_state()
-    weights = copy.deepcopy(lstm.state_dict())
-    try_recurrence(lstm, layout, torch.float32)
-    assert torch.equal(torch.get_rng_state(), random_state)
-    assert all(weight.grad is None for weight in lstm.parameters())
-    assert all(torch.equal(weights[name], weight) for name, weight in lstm.state_dict().items())
 
 
 def compute_gradients(objective: Objective, batch: Batch) -> dict[str, torch.Tensor]:
