@@ -2,9 +2,8 @@
 """Dropout as a pure function of (seed, step, source row, site, place): a hash of counters, without generator or state.
 
 A text has the same masks in every process, micro-batch, layout and device (law 4), and a resumed run has the masks of
-an uninterrupted one. The hash is splitmix64 (Steele et al. 2014). The loader's thread computes a key per row; on a GPU
-it starts the dozen kernels that hash keys with features, on a CPU numpy hashes (torch, which cannot shift unsigned
-numbers, takes up to ten times as long).
+an uninterrupted one. The hash is splitmix64 (Steele et al. 2014). The loader's thread computes it by numpy, and sends
+what is kept to the device (torch, which cannot shift unsigned numbers, takes up to ten times as long).
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 
 from harness.batch import Batch, Masks, send
-from padless.core.randomness import FIRST, GAMMA, SECOND, finalize, splitmix64
+from padless.core.randomness import GAMMA, finalize, splitmix64
 
 WORDS, EMBEDDING, HEAD, LAYERS = 0, 1, 2, 3
 """Sites: tokens, their vectors, the pooled vector; the input of layer n is site ``LAYERS + n``."""
@@ -85,16 +84,4 @@ def draw_kept(keys: np.ndarray, advanced: np.ndarray, chance: float, device: tor
     ``advanced`` so far, is above the lowest fraction ``chance`` of the int64 range.
     """
     least = round(chance * (1 << 64)) - (1 << 63)
-    if device.type == "cpu":
-        return torch.from_numpy(finalize(keys[:, None] + advanced).view(np.int64) >= least)
-    counters = send(torch.from_numpy(np.concatenate((keys, advanced)).view(np.int64)), device)
-    return finalize_on_device(counters[: len(keys), None] + counters[len(keys) :]) >= least
-
-
-def finalize_on_device(mixed: torch.Tensor) -> torch.Tensor:
-    """``finalize`` for the bits of int64 ``mixed``, in place; a shift of int64 repeats the sign, which is cleared."""
-    for shift, factor in ((30, FIRST), (27, SECOND), (31, None)):
-        mixed ^= (mixed >> shift) & ((1 << 64 - shift) - 1)
-        if factor is not None:
-            mixed *= factor - (1 << 64)
-    return mixed
+    return send(torch.from_numpy(finalize(keys[:, None] + advanced).view(np.int64) >= least), device)
