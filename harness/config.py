@@ -134,7 +134,7 @@ class InitConfig:
     or fastText (.vec), also .gz. Words without a vector start random."""
     weights: LocalPath | None = None
     """Run or bundle with initial weights, also of another dataset or of a language model: vectors of the tokens that
-    both have, without scaling, recurrent layers, and the last layer if the classes are the same. null: none."""
+    both have, without scaling, and recurrent layers. null: none."""
     pretrain: Name | None = None
     """Recipe of a language model of the same texts, as in pretrain/imdb: without init.weights, train trains it first,
     in RUN-pretrained, with the sizes of this model, and starts from its weights. null: none."""

@@ -7,8 +7,8 @@ line by line, and only rows of the vocabulary are kept. All vectors together are
 ``model.embedding_std``, the same as for random ones: the scale matters more than any other setting, and libraries
 produce very different ones.
 
-Weights of a run or bundle are used as far as they fit: embedding rows by token; other parts if they mean the same in
-both models. All other weights are initialised as usual.
+Of a run or bundle the embedding is used, by token, and the recurrent layers that both models have. All other weights
+are initialised as usual.
 
 The launcher checks both before any process starts, so torch is imported only to build weights.
 """
@@ -30,13 +30,14 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pyarrow.compute as pc
 
-from harness.config import CLASSIFIER, ModelConfig
+from harness.config import ModelConfig
 from harness.rundir.bundle_files import INDEX, BundleInfo, bundle_directory, read_info, read_vocabulary
 from harness.rundir.layout import describe_missing_bundle
 from padless.core import atomic
 from padless.core.errors import ConfigError, DataError
+from padless.core.terminal import count_noun
 from padless.core.untrusted import one_line, open_regular
-from preprocessing.dataset.shards import Manifest, Split
+from preprocessing.dataset.shards import Split
 from preprocessing.dataset.vectors import WINDOW, learn_vectors, sample
 from preprocessing.text.vocabulary import PAD, RESERVED, Vocabulary
 
@@ -215,11 +216,9 @@ def find_donor(source: str, wanted: ModelConfig) -> tuple[Path, BundleInfo]:
     return directory, info
 
 
-def read_donor_weights(
-    directory: Path, info: BundleInfo, model: ModelConfig, vocabulary: Vocabulary, manifest: Manifest
-) -> Start:
-    """The weights of the bundle that ``find_donor`` gives for a ``model``, for its dataset. Raises ``DataError`` if it
-    is damaged, or if the vocabularies have no token in common.
+def read_donor_weights(directory: Path, info: BundleInfo, model: ModelConfig, vocabulary: Vocabulary) -> Start:
+    """Embedding and recurrent layers of the bundle that ``find_donor`` gives for a ``model``, for its dataset. Raises
+    ``DataError`` if it is damaged, or if the vocabularies have no token in common.
     """
     from harness.model.networks import read_network
 
@@ -234,23 +233,11 @@ def read_donor_weights(
             f"{directory}: none of the {len(donors_vocabulary) - len(RESERVED):,} tokens of its vocabulary is in "
             "the dataset's; is it of another language, or preprocessed in another way (case, lemmas)?"
         )
-    names_by_prefix = find_common_parts(info, model, manifest)
-    parts = ", ".join(["embedding", *dict.fromkeys(names_by_prefix.values())])
-    description = f"{parts} of a {info.task.replace('_', ' ')}"
+    layers = tuple(f"recurrent.layers.{number}." for number in range(model.num_layers))
+    fitting = {name: values for name, values in weights.items() if name.startswith(layers)}
+    taken_layers = count_noun(
+        sum(any(name.startswith(layer) for name in fitting) for layer in layers), "recurrent layer"
+    )
+    description = f"embedding and {taken_layers} of a {info.task.replace('_', ' ')}"
     facts = {"source": str(directory), "what": description, "sha256": info.weights_sha256, **covered}
-    fitting = {name: values for name, values in weights.items() if name.startswith(tuple(names_by_prefix))}
     return Start(fitting, weights[EMBEDDING][places[ids]], ids, facts)
-
-
-def find_common_parts(donor: BundleInfo, model: ModelConfig, manifest: Manifest) -> dict[str, str]:
-    """The parts of a donor, besides the embedding, that mean the same in a model: how the names of their tensors begin,
-    and what they are called. The linear part is none of them: every run learns its own.
-    """
-    theirs, is_classifier = donor.model, donor.task == CLASSIFIER
-    layers = min(theirs.num_layers if is_classifier else 1, model.num_layers)
-    names_by_prefix = {f"recurrent.layers.{number}.": f"recurrent layer {number + 1}" for number in range(layers)}
-    their_head = (theirs.num_layers, theirs.pooling, donor.labels, donor.has_label_sets)
-    head = (model.num_layers, model.pooling, manifest.labels, manifest.has_label_sets)
-    if is_classifier and their_head == head:
-        names_by_prefix |= {"pooling.": "head", "head.": "head"}
-    return names_by_prefix

@@ -305,8 +305,7 @@ def begin(config: RunConfig, manifest: Manifest, world: World) -> dict[str, Star
                 starts["vectors"] = vectors
             if config.initial_weights:
                 directory, info = find_donor(config.initial_weights, config.model)
-                weights = read_donor_weights(directory, info, config.model, vocabulary_of(config), manifest)
-                starts["started_from"] = weights
+                starts["started_from"] = read_donor_weights(directory, info, config.model, vocabulary_of(config))
     return starts
 
 
