@@ -35,7 +35,6 @@ from harness.rundir.bundle_files import INDEX, BundleInfo, bundle_directory, rea
 from harness.rundir.layout import describe_missing_bundle
 from padless.core import atomic
 from padless.core.errors import ConfigError, DataError
-from padless.core.terminal import count_noun
 from padless.core.untrusted import one_line, open_regular
 from preprocessing.dataset.shards import Split
 from preprocessing.dataset.vectors import WINDOW, learn_vectors, sample
@@ -235,9 +234,6 @@ def read_donor_weights(directory: Path, info: BundleInfo, model: ModelConfig, vo
         )
     layers = tuple(f"recurrent.layers.{number}." for number in range(model.num_layers))
     fitting = {name: values for name, values in weights.items() if name.startswith(layers)}
-    taken_layers = count_noun(
-        sum(any(name.startswith(layer) for name in fitting) for layer in layers), "recurrent layer"
-    )
-    description = f"embedding and {taken_layers} of a {info.task.replace('_', ' ')}"
+    description = f"embedding and recurrent layers of a {info.task.replace('_', ' ')}"
     facts = {"source": str(directory), "what": description, "sha256": info.weights_sha256, **covered}
     return Start(fitting, weights[EMBEDDING][places[ids]], ids, facts)

@@ -148,7 +148,7 @@ def test_all_ranks_begin_with_what_rank_0_has_read(data: Path, tmp_path: Path) -
         (path,) = (run / "bundle").glob("weights-*.safetensors")
         ends.append(load_file(path))
         facts = read_json(run / "bundle" / "bundle.json")["started_from"]
-        assert facts["what"] == "embedding and 1 recurrent layer of a classifier"
+        assert facts["what"] == "embedding and recurrent layers of a classifier"
     for name, values in ends[0].items():
         np.testing.assert_allclose(values, ends[1][name], atol=5e-6, err_msg=name)
     for name in ("wide.table", "wide.weights", "wide.bias"):

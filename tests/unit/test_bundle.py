@@ -177,7 +177,7 @@ def test_a_language_model_gives_its_first_layer(data: Path, other_data: Path, tm
         is_taken = name.startswith("recurrent.layers.0.")
         if name != "embedding.weight":
             assert torch.equal(values, (weights if is_taken else default_weights)[name]), name
-    assert starts["started_from"].facts["what"] == "embedding and 1 recurrent layer of a language model"
+    assert starts["started_from"].facts["what"] == "embedding and recurrent layers of a language model"
 
 
 def test_a_classifier_gives_its_layers_and_neither_head_nor_linear_part(data: Path, tmp_path: Path) -> None:
