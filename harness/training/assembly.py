@@ -171,8 +171,6 @@ def agree(
         if config.teacher is not None and teacher_info is None and not config.dry_run:
             raise ConfigError(f"teacher: {config.teacher} has written no targets yet; start with `padless train`")
         start = None if config.dry_run else start  # a dry run starts at step 0
-        if world.is_main and start is None:
-            preflight.check_start(config)
     targets = "none" if teacher_info is None else teacher_info.targets_sha256
     facts = {"dataset": manifest.fingerprint[:16], "targets": targets, "torch": torch.__version__}
     facts |= {"device type": session.device.type, "arithmetic": session.arithmetic}

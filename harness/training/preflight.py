@@ -13,7 +13,7 @@ from typing import Any
 
 from harness.config import LANGUAGE_MODEL, RunConfig, flat, to_dict, to_record
 from harness.data import order
-from harness.data.run_rows import check_dataset, check_fit, check_useful, rows_of_run
+from harness.data.run_rows import check_dataset, check_fit, check_useful
 from harness.data.targets import find_teacher_info
 from harness.model.initialization import SHAPE, find_donor, read_head
 from harness.rundir import layout
@@ -90,7 +90,6 @@ def check_run(config: RunConfig, warn: Callable[[str], None]) -> ResumePoint:
         problem = f"not the dataset that {config.run} was trained on"
         remedy = f"name another --run (--init.weights {config.run} takes its weights), or restore the dataset"
         raise DataError(f"{config.data}: {problem}; {remedy}")
-    check_useful(config, rows_of_run(config))
     has_changed = check_keys(config, facts)
     if has_changed and checkpoint is None:
         raise DataError(f"{config.run}: has finished and has no checkpoint to go on from; name another run directory")

@@ -40,15 +40,12 @@ from harness.rundir.records import (
 from harness.training.throughput import TIMING, record_event
 from harness.training.trainer import Tensors
 from padless.core.errors import UserError
-from padless.core.processes import lower_priority
 from padless.core.signals import PREEMPTED
 from padless.core.terminal import print_stderr
 from preprocessing.dataset.views import home_of
 
 MAX_FIRST_S = 60.0
 """Latest time of the first checkpoint, so that an early failure does not lose the startup work."""
-NICENESS = 19
-"""Niceness of the writing thread: training has priority, except while it waits for the thread."""
 
 
 def ending_of(error: BaseException | None, step: int) -> Ending:
@@ -110,8 +107,6 @@ class Checkpointer:
         """Write the copied tensors and ``state``, after ``copied`` confirms that they are complete; then remove old
         checkpoints. Raises ``StorageError``.
         """
-        if not wait:
-            lower_priority(threading.get_native_id(), NICENESS)
         if copied is not None:
             device = "the device to copy a checkpoint, and with it gradients"
             with HEARTBEAT.watch_wait(device) if wait else nullcontext():
