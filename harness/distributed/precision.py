@@ -157,7 +157,7 @@ def layout_on(device: torch.device, hidden_size: int) -> tuple[Layout, str]:
 def recurrent_dtype(precision: str, device_type: str, layout: Layout) -> Choice:
     """What the recurrent layers compute in if a run computes in ``precision``, and why: the one rule for all devices.
 
-    The model casts to this dtype itself; autocast is not used. Raises ``ConfigError`` for fp16 on a CPU.
+    The model casts to this dtype itself; autocast is not used.
 
     ========= ============================== ==========================
     precision CUDA                           CPU
@@ -166,16 +166,12 @@ def recurrent_dtype(precision: str, device_type: str, layout: Layout) -> Choice:
     tf32      fp32, with products in TF32    not there
     bf16      bf16 if cuDNN takes it, or     bf16 when padded, or fp32
               fp32, with products in TF32
-    fp16      fp16, with loss scaling        refused
+    fp16      fp16, with loss scaling        not there
     ========= ============================== ==========================
     """
     if precision in ("fp32", "tf32"):
         return Choice("fp32", "as the weights" if precision == "fp32" else "products in TF32")
     if precision == "fp16":
-        if device_type != "cuda":
-            raise ConfigError(
-                f"precision: fp16 cannot run on {device_type}: only CUDA scales the loss; use bf16 or fp32"
-            )
         return Choice("fp16", "with loss scaling")
     if device_type == "cuda":
         if cudnn_takes_bf16():
