@@ -13,6 +13,7 @@ import hashlib
 import re
 import shlex
 import subprocess
+import sys
 import time
 import webbrowser
 from collections.abc import Callable, Mapping, Sequence
@@ -51,7 +52,7 @@ from harness.rundir.records import Ending
 from padless.core import atomic
 from padless.core.errors import DataError, UserError
 from padless.core.installed import VERSION
-from padless.core.processes import lower_priority, start_child
+from padless.core.processes import lower_priority
 from padless.core.schema import LocalPath
 from padless.core.signals import STOP
 from padless.core.split_names import TEST, VALIDATION
@@ -252,8 +253,10 @@ class RunReport(Observer):
             manifest = read_data(data)
             is_measured = len(find_results(Path(run), data, manifest.fingerprint)[1]) == len(names_of(manifest))
             if not is_measured and estimate_seconds(manifest) <= MAX_FIT_S:
-                words = ["-m", "padless", "baseline", data, "-o", str(writable_path(data, run, BASELINE))]
-                self.fit = start_child(*words)
+                target = str(writable_path(data, run, BASELINE))
+                words = [sys.executable, "-m", "padless", "baseline", data, "-o", target]
+                null = subprocess.DEVNULL
+                self.fit = subprocess.Popen(words, stdin=null, stdout=null, stderr=null)
                 lower_priority(self.fit.pid, NICENESS)
                 Path(f"/proc/{self.fit.pid}/oom_score_adj").write_text(FIRST_VICTIM)
 

@@ -26,6 +26,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
+import psutil
 from msgspec import Meta
 
 from harness.config import CLASSIFIER, LANGUAGE_MODEL, ModelConfig, Task
@@ -38,7 +39,6 @@ from harness.rundir.json_files import (
 from harness.rundir.layout import BUNDLE, describe_missing_bundle
 from padless.core import atomic
 from padless.core.errors import ConfigError, DataError
-from padless.core.processes import memory_bytes
 from padless.core.schema import AtLeast0, AtLeast1, Sha256, Share, convert_json
 from padless.core.untrusted import quote_value, read_bytes
 from preprocessing.config import ReadingOptions
@@ -214,7 +214,7 @@ def read_classifier(directory: Path) -> BundleInfo:
 def read_named(path: Path, sha256: str, index: str) -> bytes:
     """Read a file and check its sha256, from an index. Raises ``DataError`` if it is missing or was changed."""
     try:
-        data = read_bytes(path, memory_bytes())
+        data = read_bytes(path, psutil.virtual_memory().total)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}: {index} names this file") from None
     if hashlib.sha256(data).hexdigest() != sha256:

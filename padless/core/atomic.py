@@ -245,7 +245,6 @@ NOT_ALLOWED = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 """The disk is read-only, or the user lacks the permission."""
 OTHER_KIND = frozenset({errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.ELOOP})
 """A directory in place of a file or the reverse, or an impossible name."""
-KERNEL_FOLDERS = ("/proc/", "/sys/")
 GO_ON = "make room and run the same command to continue"
 NAME_ANOTHER = "name a directory that can be written"
 TMPDIR = "set TMPDIR to a folder with room"
@@ -259,8 +258,6 @@ def refusal(error: OSError, path: str | Path, *, otherwise: str = NAME_ANOTHER) 
     """
     failed_path = str(error.filename2 or error.filename or path)  # a copy's target comes second
     name, reason = final_of(failed_path), error.strerror or str(error)
-    if error.errno == errno.ENOENT and name.startswith(KERNEL_FOLDERS):
-        return StorageError(f"{name}: cannot be written: its folder is the kernel's; {otherwise}")
     if error.errno == errno.ENOENT:
         return DataError(
             f"{name}: gone while it was needed ({reason}); put it back, and run the same command to continue"

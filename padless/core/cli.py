@@ -301,9 +301,6 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = No
         return code
 
 
-OWN_PACKAGES = ("harness", "padless", "preprocessing")
-
-
 def describe_failure(error: Exception) -> int:
     """Print an exception of a command as one line; returns the exit code. Raises again what is a bug."""
     refusal = atomic.as_storage_error(error) if isinstance(error, OSError) else error
@@ -314,7 +311,7 @@ def describe_failure(error: Exception) -> int:
         line, code = str(refusal), refusal.exit_code
     elif isinstance(error, MemoryError):
         line, code = f"not enough memory ({error}); reduce batch or processes, or use a machine with more", 1
-    elif isinstance(error, ModuleNotFoundError) and str(error.name).partition(".")[0] not in OWN_PACKAGES:
+    elif isinstance(error, ModuleNotFoundError):
         line, code = f"{error.name} is not installed here, which this command needs", ConfigError.exit_code
     elif isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
         line, code = f"{error.filename}: {error.strerror}; name another", ConfigError.exit_code

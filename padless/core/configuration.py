@@ -84,8 +84,8 @@ class Option:
             raise ConfigError(f"{self.key}: expected {describe_kind(self.kind)}, got {quote_value(value)}") from None
 
     def read_structure(self, text: str) -> Any:
-        """Lists and mappings in a text as YAML, ``a,b`` as a list where one text is none, ``.5`` as a number. A text of
-        ``Texts`` is one. Raises ``ValueError``.
+        """Lists and mappings in a text as YAML, ``a,b`` as a list where one text is none. A text of ``Texts`` is one.
+        Raises ``ValueError``.
         """
         if self.kind == Texts:
             return [text]
@@ -95,7 +95,7 @@ class Option:
             return [part.strip() for part in text.split(",") if part.strip()]
         if text.startswith("~/"):  # no shell replaces it in --output=~/x
             return os.path.expanduser(text)
-        return float(text) if float in self.kinds and re.fullmatch(r"[+-]?(\.\d+|\d+\.)", text) else text
+        return text
 
     def join(self, texts: list[str]) -> Any:
         """The value of this key from its texts on a command line: those of a list add up. Raises ``ConfigError``."""
@@ -289,17 +289,16 @@ def recipe_names(kind: str) -> list[str]:
 
 
 def find_config(value: str, kind: str, option: str = "--config") -> str:
-    """The file that ``option`` names: ``value`` itself, ``value.yaml`` here, or the recipe ``[KIND/]value``.
+    """The file that ``option`` names: ``value`` itself, or the recipe ``[KIND/]value``.
 
     A path that does not exist is returned as it is; opening it gives the error. Raises ``ConfigError`` for an unknown
     recipe, listing those there are.
     """
-    stem = value.removesuffix(ENDING)
-    file = stem + ENDING
-    for path in (value, file, str(SHIPPED / kind / file), str(SHIPPED / file)):
+    recipe = value + ENDING
+    for path in (value, str(SHIPPED / kind / recipe), str(SHIPPED / recipe)):
         if os.path.isfile(path):
             return path
-    if kind and stem == value == os.path.basename(value):
+    if kind and re.fullmatch(r"[\w-]+", value):
         names = ", ".join(recipe_names(kind))
         raise ConfigError(f"{option} {value}: no such file, nor a recipe of padless; there are {names}")
     return value

@@ -41,7 +41,7 @@ from padless.core.errors import ConfigError, DataError, UserError, require
 from padless.core.processes import available_cores, lock_file, signal_on_parents_death
 from padless.core.schema import Name, Processes, ShareText, Wait
 from padless.core.signals import SIGNALS
-from padless.core.terminal import LINE_EVERY_S, Live, Screen, count_noun, duration, progress_line
+from padless.core.terminal import Live, Screen, count_noun, duration, progress_line
 from padless.core.untrusted import MOST_JSON, one_line, read_bytes
 
 Input = TypeVar("Input")
@@ -82,11 +82,10 @@ class ExecutorConfig:
     others itself."""
 
     def __post_init__(self) -> None:
-        """Check that the share is one of its number."""
-        if self.share is not None:
-            index, count = map(int, self.share.split("/"))
-            require(index <= count, "executor.share", self.share, f"from 0/{count} to {count}/{count}")
-            require(self.scheduler is None, "executor.share", self.share, "null with executor.scheduler")
+        """Check the share."""
+        Share.parse(self.share, "executor.share")
+        both = self.share is not None and self.scheduler is not None
+        require(not both, "executor.share", self.share, "null with executor.scheduler")
 
 
 class Rows:
@@ -110,9 +109,12 @@ class Share:
     count: int = 1
 
     @classmethod
-    def parse(cls, text: str | None) -> Share:
-        """``3/8`` as share 3 of 8; 8/8 is 0/8, so shares may be counted from 0 or from 1. None: the whole job."""
+    def parse(cls, text: str | None, key: str = "share") -> Share:
+        """``3/8`` as share 3 of 8; 8/8 is 0/8, so shares may be counted from 0 or from 1. None: the whole job. Raises
+        ``ConfigError`` with the ``key`` for 9/8.
+        """
         index, count = map(int, (text or "0/1").split("/"))
+        require(index <= count, key, text, f"from 0/{count} to {count}/{count}")
         return cls(index % count, count)
 
     @property
@@ -367,20 +369,16 @@ def run_tasks(
     done_tasks, tasks_of_others = list[tuple[AnyTask, Any]](), list[AnyTask]()
 
     def select_tasks() -> Iterator[AnyTask]:
-        num_rows = 0
         for number, task in enumerate(tasks):
-            num_rows += task.size
             result = read_result(task)
             if result is not None:
                 done_tasks.append((task, result))
-                num_rows -= task.size
                 progress.skipped += 1
                 progress.total -= task.size
             elif number % workers.share.count == workers.share.index:
                 yield task
             else:
                 tasks_of_others.append(task)
-        progress.total = num_rows
 
     num_rows = sum(task.size for task in tasks) if isinstance(tasks, Sequence) else 0
     with show_progress(step, num_rows, workers.quiet) as progress:
@@ -457,23 +455,17 @@ class Progress(Live):
         """The live line: the share that is done, rows per second, time left."""
         elapsed_s = max(time.monotonic() - self.start_s, 1e-9)
         num_rows = max(self.finished, ROWS.num_rows - self.earlier_rows)
-        if not num_rows:
-            return [progress_line(0.0, self.step, duration(elapsed_s))]
         rate = f"{num_rows / elapsed_s:,.0f} rows/s"
-        if self.total <= 0:
+        if self.total <= 0 or not num_rows:
             return [progress_line(0.0, self.step, duration(elapsed_s), rate)]
         time_left = duration(max(self.total - num_rows, 0) * elapsed_s / num_rows)
         return [progress_line(min(1.0, num_rows / self.total), self.step, rate, f"{time_left} left")]
 
     def conclude(self) -> None:
-        """Print how long the pass took, unless that was no time."""
+        """Print how many parts were already done, if any."""
         self.close()
-        elapsed_s = time.monotonic() - self.start_s
-        if elapsed_s < LINE_EVERY_S and not self.skipped:
-            return
-        skipped = f", {count_noun(self.skipped, 'part')} already done" if self.skipped else ""
-        rate = f", {self.finished / max(elapsed_s, 1e-9):,.0f} rows/s" if self.finished else ""
-        self.screen.write([f"{self.step}: done in {elapsed_s:.1f} s{rate}{skipped}"])
+        if self.skipped:
+            self.screen.write([f"{self.step}: {count_noun(self.skipped, 'part')} already done"])
 
 
 def show_progress(step: str, total: int, quiet: bool) -> closing[Progress]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Facts about processes and their machine, child processes, and locks between processes."""
+"""Facts about processes and their machine, and locks between processes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import platform
 import re
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -23,11 +22,6 @@ from padless.core.terminal import print_stderr
 def available_cores() -> int:
     """The cores that this process may run on, which on a cluster are fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def memory_bytes() -> int:
-    """The memory of this machine; unbounded where the system does not say."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else sys.maxsize
 
 
 POLL_S = 0.1
@@ -127,8 +121,6 @@ def is_lock(path: Path) -> bool:
 
 PR_SET_PDEATHSIG = 1
 """prctl(2): the signal that the kernel sends when the parent ends."""
-PARENT = "PADLESS_PARENT"
-"""Environment variable: this command is to end with its parent."""
 
 
 def signal_on_parents_death(name: str) -> None:
@@ -141,12 +133,3 @@ def lower_priority(number: int, niceness: int) -> None:
     """Give a process or a thread less processor time; has no effect outside Linux."""
     if sys.platform == "linux":
         os.setpriority(os.PRIO_PROCESS, number, niceness)
-
-
-def start_child(*words: str) -> subprocess.Popen[bytes]:
-    """Start another command, ``words`` after ``python``, as a silent process; it ends with the thread that starts it.
-
-    Raises ``OSError``.
-    """
-    env, null = {**os.environ, PARENT: "1"}, subprocess.DEVNULL
-    return subprocess.Popen([sys.executable, *words], stdin=null, stdout=null, stderr=null, env=env)

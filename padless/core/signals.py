@@ -23,7 +23,6 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from padless.core.atomic import remove_open_paths
-from padless.core.processes import PARENT, signal_on_parents_death
 from padless.core.terminal import print_stderr
 
 
@@ -131,8 +130,6 @@ class StopHandler:
 
     def listen(self) -> None:
         """Handle stop signals from here on. The main thread of a command calls it first."""
-        if os.environ.pop(PARENT, None):
-            signal_on_parents_death("SIGTERM")
         self.ending = threading.RLock()
         watch_signals(SIGNALS, self.stop)
 

@@ -218,13 +218,11 @@ class Screen:
     quiet: bool = False
     errors: bool = False
     """Print on stderr."""
-    replacement: TextIO | None = None
-    """A stream in place of both."""
 
     @property
     def stream(self) -> TextIO:
         """The stream for output."""
-        return unguarded(self.replacement or (sys.stderr if self.errors else sys.stdout))
+        return unguarded(sys.stderr if self.errors else sys.stdout)
 
     @property
     def is_live(self) -> bool:

@@ -88,10 +88,10 @@ def test_ranks_agree_on_a_full_disk() -> None:
 
 
 @needs_full
-def test_a_training_goes_on_when_its_log_is_full() -> None:
+def test_a_training_goes_on_when_its_log_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = open("/dev/full", "w")  # noqa: SIM115 - closed below
     log = Log()
-    log.replacement = stream
+    monkeypatch.setattr(sys, "stdout", stream)
     for _ in range(2):
         log.print_text("step 1")
         assert log.quiet

@@ -6,6 +6,7 @@ only; and what a training prints, in few lines of 80 columns.
 from __future__ import annotations
 
 import io
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -52,9 +53,12 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
 LONG = "one sentence of many words that do not stand on a line of sixty columns, and neither on one of eighty"
 
 
-def test_a_file_gets_plain_lines_of_eighty_columns_and_a_terminal_colour_and_its_width(terminal: Terminal) -> None:
+def test_a_file_gets_plain_lines_of_eighty_columns_and_a_terminal_colour_and_its_width(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen = Screen()
     for stream in (file := io.StringIO(), terminal):
-        screen = Screen(replacement=stream)
+        monkeypatch.setattr(sys, "stdout", stream)
         screen.print_lines(LONG)
         screen.print_text(LONG)
         screen.fact("data", "[red]as it is[/red] :smile: 12")
@@ -73,7 +77,8 @@ def test_the_live_line_moves_by_itself_below_what_is_printed_and_goes_at_the_end
     terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(screens, "REDRAW_EVERY_S", 0.01)
-    screen, steps = Screen(replacement=terminal), [1]
+    monkeypatch.setattr(sys, "stdout", terminal)
+    screen, steps = Screen(), [1]
     live = Live(lambda: [progress_line(steps[0] / 4, f"step {steps[0]}/4", f"{4 - steps[0]}s left")], screen)
     for steps[0] in (1, 2):
         while f"step {steps[0]}/4" not in terminal.getvalue():
@@ -88,7 +93,8 @@ def test_a_file_gets_a_line_of_progress_in_ten_seconds_if_it_has_changed(monkeyp
     clock_s, share_done, file = [100.0], [0.0], io.StringIO()
     monkeypatch.setattr(screens, "REDRAW_EVERY_S", 1000.0)
     monkeypatch.setattr(screens.time, "monotonic", lambda: clock_s[0])
-    live = Live(lambda: [progress_line(share_done[0], "tokenize", "2 workers")], Screen(replacement=file))
+    monkeypatch.setattr(sys, "stdout", file)
+    live = Live(lambda: [progress_line(share_done[0], "tokenize", "2 workers")], Screen())
     for at, share in ((105, 0.1), (110, 0.2), (115, 0.3), (121, 0.3), (140, 0.3), (151, 0.0)):
         clock_s[0], share_done[0] = at, share
         live.show()
