@@ -34,19 +34,14 @@ OPEN_PATHS = set[str]()
 """The temporary files and folders that this process is writing."""
 
 
-def temporary_suffix(host: str, process: int) -> str:
-    """The end of the names of a process's unfinished files."""
-    return f"{TEMPORARY_MARK}{host}-{process}"
-
-
-def own_suffix() -> str:
-    """``temporary_suffix`` of this process."""
-    return temporary_suffix(platform.node(), os.getpid())
+def temporary_suffix(host: str = platform.node(), process: int | None = None) -> str:
+    """The end of the names of unfinished files, of this process unless another is named."""
+    return f"{TEMPORARY_MARK}{host}-{process or os.getpid()}"
 
 
 def temporary_path(path: Path) -> Path:
     """The temporary name of this process for ``path``, in the same folder."""
-    return path.with_name(f"{path.name}{own_suffix()}")
+    return path.with_name(f"{path.name}{temporary_suffix()}")
 
 
 def final_of(name: str) -> str:
@@ -333,7 +328,7 @@ def temporary_folder() -> Iterator[Path]:
     Raises ``StorageError`` if it cannot be made or is full.
     """
     with storage_errors(tempfile.gettempdir(), otherwise=TMPDIR):
-        folder = tempfile.TemporaryDirectory(prefix=TEMPORARY_FOLDER, suffix=own_suffix())
+        folder = tempfile.TemporaryDirectory(prefix=TEMPORARY_FOLDER, suffix=temporary_suffix())
     remove_abandoned(Path(folder.name).parent, f"{TEMPORARY_FOLDER}*")
     with folder as name:
         OPEN_PATHS.add(name)
@@ -350,6 +345,6 @@ def temporary_folder() -> Iterator[Path]:
 def remove_open_paths() -> None:
     """Remove the temporary files and folders of this process, which ends before their blocks do."""
     for name in [*OPEN_PATHS]:
-        if name.endswith(own_suffix()):  # not those of a process that this one was forked from
+        if name.endswith(temporary_suffix()):  # not those of a process that this one was forked from
             with suppress(OSError):
                 remove(Path(name))

@@ -14,7 +14,7 @@ import inspect
 import itertools
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -49,7 +49,6 @@ TYPE_NAMES = {
     str: "a text",
     bool: "true or false",
     list: "a list",
-    dict: "a mapping as in {a: 1, b: 2}",
     NoneType: NULL,
 }
 LOADER: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
@@ -77,8 +76,6 @@ class Option:
             return None
         try:
             structure = self.read_structure(value) if isinstance(value, str) else value
-            if isinstance(structure, dict) and any(map(maps_to_lists, alternatives(self.kind))):
-                structure |= {name: [entry] for name, entry in structure.items() if not isinstance(entry, list)}
             return msgspec.convert(structure, self.kind, strict=False)
         except ValueError:
             raise ConfigError(f"{self.key}: expected {describe_kind(self.kind)}, got {quote_value(value)}") from None
@@ -164,16 +161,13 @@ def alternatives(kind: Any) -> tuple[Any, ...]:
     return (kind,)
 
 
-def maps_to_lists(kind: Any) -> bool:
-    """Whether a type is that of a mapping to lists."""
-    return get_origin(kind) is dict and get_origin(get_args(kind)[1]) is list
-
-
 def describe_kind(kind: Any) -> str:
     """The values of a type, as in ``a number above 0 or auto``."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
         return " or ".join(map(describe_kind, arguments))
+    if origin is dict:
+        return f"a mapping to {describe_kind(arguments[1])}"
     if origin is Literal:
         words = ", ".join(map(str, arguments))
         return f"one of {words}" if len(arguments) > 1 else words
@@ -244,43 +238,46 @@ def read_config(path: str | Path) -> dict[str, Any]:
     return content
 
 
-class PlainLoader(LOADER):
-    """Lists, mappings and texts: ``yes`` and ``012`` are unchanged, an empty value is ``null``, a key occurs once."""
-
-    def construct_scalar(self, node: Any) -> str:
-        """The text of a value, as written."""
-        return NULL if not (node.style or node.value) else node.value
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[str, Any]:
-        """Raises ``ValueError`` for a key that is no text, and for one that occurs twice."""
-        mapping = dict[str, Any]()
-        for key_node, value_node in node.value:
-            key, value = key_node.value, self.construct_object(value_node, deep=True)
-            if not isinstance(key, str):
-                raise ValueError(f"line {node.start_mark.line + 1}: a list or a mapping where a key belongs")
-            if value == NULL and re.search(r":\S", key):
-                raise ValueError(f"{quote_value(key)}: a blank is missing after the colon")
-            if key in mapping:
-                raise ValueError(f"the key {quote_value(key)} occurs twice")
-            mapping[key] = value
-        return mapping
-
-
 def parse_yaml(content: str) -> Any:
-    """Parse YAML into lists, mappings and texts. Raises ``ValueError`` also for aliases, which may expand beyond
-    memory, tags, and more than ``MOST_DEPTH`` levels.
+    """Parse a document of YAML into lists, mappings and texts, as written: ``yes`` and ``012`` are unchanged, an empty
+    value is ``null``. Raises ``ValueError``.
     """
-    depth = 0
     try:
-        for event in yaml.parse(content, LOADER):
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None) or depth > MOST_DEPTH:
-                raise ValueError(f"an alias, a tag (!name), or more than {MOST_DEPTH} levels; write plain values")
-        parsed = yaml.load(content, PlainLoader)
+        events = yaml.parse(content, LOADER)
+        nodes = [event for event in events if isinstance(event, yaml.NodeEvent | yaml.CollectionEndEvent)]
     except yaml.YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or one_line(error)
         raise ValueError(f"line {mark.line + 1}: {problem}" if mark else problem) from None
-    return NULL if parsed is None else parsed
+    nodes_left = iter(nodes)
+    value = read_node(next(nodes_left), nodes_left) if nodes else NULL
+    if any(nodes_left):
+        raise ValueError("two documents; remove the lines ---")
+    return value
+
+
+def read_node(event: Any, events: Iterator[Any], depth: int = 0) -> Any:
+    """The value that begins with an ``event`` of YAML. Raises ``ValueError`` for aliases, which may expand beyond
+    memory, tags, more than ``MOST_DEPTH`` levels, a key that is no text, and one that occurs twice.
+    """
+    if isinstance(event, yaml.AliasEvent) or event.tag or depth > MOST_DEPTH:
+        raise ValueError(f"an alias, a tag (!name), or more than {MOST_DEPTH} levels; write plain values")
+    if isinstance(event, yaml.ScalarEvent):
+        return event.value if event.style or event.value else NULL
+    values = list[Any]()
+    while not isinstance(following := next(events), yaml.CollectionEndEvent):
+        values.append(read_node(following, events, depth + 1))
+    if isinstance(event, yaml.SequenceStartEvent):
+        return values
+    mapping = dict[str, Any]()
+    for key, value in zip(values[::2], values[1::2], strict=True):
+        if not isinstance(key, str):
+            raise ValueError(f"line {event.start_mark.line + 1}: a list or a mapping where a key belongs")
+        if value == NULL and re.search(r":\S", key):
+            raise ValueError(f"{quote_value(key)}: a blank is missing after the colon")
+        if key in mapping:
+            raise ValueError(f"the key {quote_value(key)} occurs twice")
+        mapping[key] = value
+    return mapping
 
 
 def recipe_names(kind: str) -> list[str]:

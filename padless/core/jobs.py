@@ -30,7 +30,6 @@ from concurrent.futures import (
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any, ClassVar, Generic, TypeVar
 
 import msgspec
@@ -210,33 +209,30 @@ class ProcessPool(ThreadPoolExecutor):
     """
 
     def __init__(self, num_workers: int) -> None:
-        super().__init__(num_workers)  # a thread for each process waits for its results
-        self.num_workers = num_workers
+        super().__init__(num_workers, initializer=self.start_process)  # a thread for each process waits for its results
         self.processes = list[subprocess.Popen[bytes]]()
-        self.idle_processes = SimpleQueue[subprocess.Popen[bytes]]()
+        self.own = threading.local()
+
+    def start_process(self) -> None:
+        """Start the process of a thread."""
+        words, pipe = [sys.executable, "-c", SERVE, *sys.path], subprocess.PIPE
+        # in a session of its own: signals from the keyboard are for the command alone
+        self.own.process = subprocess.Popen(words, stdin=pipe, stdout=pipe, start_new_session=True)
+        self.processes.append(self.own.process)
 
     def submit(self, function: Callable[..., Any], /, *tasks: Any, **_: Any) -> Future[Any]:
-        """Run a function of one task in a process. Raises ``OSError`` if none can be started."""
-        if len(self.processes) < self.num_workers:
-            words, pipe = [sys.executable, "-c", SERVE, *sys.path], subprocess.PIPE
-            # in a session of its own: signals from the keyboard are for the command alone
-            self.processes.append(subprocess.Popen(words, stdin=pipe, stdout=pipe, start_new_session=True))
-            self.idle_processes.put(self.processes[-1])
+        """Run a function of one task in a process."""
         return super().submit(self.run_in_process, function, *tasks)
 
     def run_in_process(self, function: Callable[[Any], Any], task: Any) -> Any:
-        """The result of a function in an idle process. Raises what it raises, and ``BrokenExecutor``."""
-        process = self.idle_processes.get()  # cannot hang: each thread has a process, or submit started it
-        assert process.stdin is not None
-        assert process.stdout is not None
+        """The result of a function in the process of this thread. Raises what it raises, and ``BrokenExecutor``."""
+        process = self.own.process
         try:
             pickle.dump((function, task), process.stdin)
             process.stdin.flush()
             is_done, value = pickle.load(process.stdout)
         except (EOFError, OSError, pickle.UnpicklingError):
             raise BrokenExecutor from None
-        finally:
-            self.idle_processes.put(process)
         if not is_done:
             raise value
         return value
@@ -260,18 +256,15 @@ def serve() -> None:
     pa.set_io_thread_count(1)
     results = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is no result
-    with suppress(EOFError):
+    with suppress(EOFError, BrokenPipeError):  # the command has ended
         while True:
             function, task = pickle.load(sys.stdin.buffer)
             try:
                 data = pickle.dumps((True, function(task)))
             except Exception as error:
                 data = pickle.dumps((False, error))
-            try:
-                results.write(data)
-                results.flush()
-            except BrokenPipeError:  # the command has ended
-                os._exit(1)
+            results.write(data)
+            results.flush()
 
 
 @contextmanager

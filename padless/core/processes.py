@@ -31,7 +31,7 @@ def acquire(file: IO[Any], timeout_s: float, refusal: UserError, *, shared: bool
     """Lock an open file against every other process, or with ``shared`` against those that do not share it; closing the
     file releases it. On a file system without locks nothing is locked, which a warning says.
 
-    Raises ``refusal``, with the holder, if another process still holds the lock after ``timeout_s`` seconds (0: do not
+    Raises ``refusal`` if another process still holds the lock after ``timeout_s`` seconds (0: do not
     wait). The holder is recorded only if the file is writable.
     """
     deadline = time.monotonic() + timeout_s
@@ -40,7 +40,7 @@ def acquire(file: IO[Any], timeout_s: float, refusal: UserError, *, shared: bool
             try_lock(file, shared)
         except BlockingIOError:
             if time.monotonic() >= deadline:
-                raise type(refusal)(f"{refusal}{describe_holder(file)}") from None
+                raise refusal from None
             time.sleep(POLL_S)
             continue
         except OSError as error:
@@ -89,17 +89,6 @@ def warn_unlocked(problem: str) -> None:
     if not _warned:
         print_stderr(f"warning: {problem}: start no other command that writes there meanwhile")
     _warned.add(problem)
-
-
-def describe_holder(file: IO[Any]) -> str:
-    """The process that holds a lock, as the end of a sentence; empty if the file does not name it."""
-    try:
-        os.lseek(file.fileno(), 0, os.SEEK_SET)
-        _, number, host = os.read(file.fileno(), 300).decode().split(" ")
-        pid = int(number)
-    except (OSError, ValueError):
-        return ""
-    return f" (process {pid})" if host == platform.node() else f" (process {pid} on {host})"
 
 
 @contextmanager

@@ -149,7 +149,7 @@ class Options:
         (["--paths", "[a, b]"], "paths", ["a", "b"]),
         (["--tags", "a, b", "--tags=c"], "tags", ["a", "b", "c"]),
         (["--run", "- a = b"], "run", "- a = b"),
-        (["--label_map", "{bad: 0, good: 1}"], "label_map", {"bad": ["0"], "good": ["1"]}),
+        (["--label_map", "{bad: [0], good: [1]}"], "label_map", {"bad": ["0"], "good": ["1"]}),
         (["--labels", "{good: [1, yes], bad: no}"], "labels", {"good": ["1", "yes"], "bad": "no"}),
         (["--part.pair", "0.1,2", "--part.weights", "{b: 3}"], "part", Part(pair=[0.1, 2.0], weights={"b": 3.0})),
     ],

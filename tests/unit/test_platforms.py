@@ -90,8 +90,8 @@ def test_texts_become_a_dataset_a_model_and_predictions(tmp_path: Path) -> None:
     assert len((tmp_path / "out.csv").read_text().splitlines()) == 121
 
 
-def test_a_lock_excludes_another_and_names_its_holder(tmp_path: Path) -> None:
-    assert run_as_on_windows(LOCK, tmp_path / "a.lock").startswith("busy (process ")
+def test_a_lock_excludes_another(tmp_path: Path) -> None:
+    assert run_as_on_windows(LOCK, tmp_path / "a.lock") == "busy\n"
 
 
 def test_several_trainings_run_one_after_the_other() -> None:
