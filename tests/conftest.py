@@ -150,7 +150,7 @@ def exported_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.helpers.report_runs import export, make_run
 
     run = make_run(tmp_path_factory.mktemp("exported"), pooling="max+mean", wide=256)
-    words = ("--onnx", "--quiet", "--license", "mit", "--name", "a|b")
+    words = ("--onnx", "--quiet", "--license", "mit")
     assert export(run, "--output", run.parent / "out", *words) == 0
     return run
 

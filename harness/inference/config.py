@@ -19,7 +19,7 @@ from padless.core.atomic import refuse_inside
 from padless.core.configuration import Texts
 from padless.core.errors import ConfigError
 from padless.core.jobs import ExecutorConfig
-from padless.core.schema import AtLeast1, LanguageCode, LocalPath, Name, Processes, ShareText, Wait
+from padless.core.schema import AtLeast1, LocalPath, Name, Processes, ShareText, Wait
 from padless.core.split_names import TEST
 from preprocessing.config import Names, SourceConfig
 from preprocessing.dataset.shards import MANIFEST
@@ -247,10 +247,6 @@ class ExportConfig:
     """With onnx: round that network's weights to 8 bits after the comparison."""
     license: Name = "unknown"
     """Licence of the model, by its name on the hub, as in cc-by-4.0; the owners of the texts must allow it."""
-    language: LanguageCode | None = None
-    """Language of the texts for the model card, as in en; null: not named."""
-    name: Name | None = None
-    """Name of the model in the model card; null: the name of the run's folder."""
     quiet: bool = False
     """Print errors only."""
 

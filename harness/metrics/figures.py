@@ -41,27 +41,19 @@ MAX_LABEL_CELLS = 32
 """Most cells of a label in a table."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Figure:
-    """How tables, reports, trackers and model cards show a figure."""
-
-    title: str
-    lower_is_better: bool = False
-
-
 FIGURES = {
-    "accuracy": Figure(title="accuracy"),
-    "balanced_accuracy": Figure(title="balanced accuracy"),
-    "f1": Figure(title="F1"),
-    "f1_micro": Figure(title="F1 (micro)"),
-    "roc_auc": Figure(title="ROC AUC"),
-    "pr_auc": Figure(title="PR AUC"),
-    "log_loss": Figure(title="log loss", lower_is_better=True),
-    "calibrated_log_loss": Figure(title="calibrated log loss", lower_is_better=True),
-    "ece": Figure(title="calibration error", lower_is_better=True),
-    "perplexity": Figure(title="perplexity", lower_is_better=True),
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "f1": "F1",
+    "f1_micro": "F1 (micro)",
+    "roc_auc": "ROC AUC",
+    "pr_auc": "PR AUC",
+    "log_loss": "log loss",
+    "calibrated_log_loss": "calibrated log loss",
+    "ece": "calibration error",
+    "perplexity": "perplexity",
 }
-"""All figures by key, in display order; a split has those of its task."""
+"""Key -> title in tables, reports and model cards, in display order; a split has the figures of its task."""
 CHOSEN_BY = {"accuracy": "accuracy", "loss": "log_loss", "calibrated": "calibrated_log_loss"}
 """Value of ``select`` -> the figure of a validation by which the best epoch is chosen."""
 
@@ -79,7 +71,7 @@ def show_figure(values: Mapping[str, Any], key: str, labels: Sequence[str]) -> S
     """A figure of a split with these classes. The title of F1 names class 1 of two classes, or the mean over more; with
     several labels to a text, accuracy is that of whole label sets.
     """
-    has_label_sets, title = "f1_micro" in values, FIGURES[key].title
+    has_label_sets, title = "f1_micro" in values, FIGURES[key]
     if key == "accuracy" and has_label_sets:
         title = "subset accuracy"
     elif key == "f1" and labels:
@@ -125,7 +117,6 @@ def figures(scores: Scores, names: Sequence[str], decision: Decision) -> dict[st
             "bins": bins.shape[1],
             "ece_before": calibration_error(raw_bins),
             "log_loss_before": float(log_loss_per_row(scores.logits, labels).mean()),
-            "before": bins_to_json(raw_bins),
             "after": bins_to_json(bins),
         },
     }
@@ -229,7 +220,7 @@ def spread_table(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     """Mean, standard deviation and interval of the mean (95 %) of each figure that all runs have."""
     rows = []
     for name, values in spreads(runs).items():
-        row = {"figure": FIGURES[name].title, "mean": f"{values['mean']:.4f}"}
+        row = {"figure": FIGURES[name], "mean": f"{values['mean']:.4f}"}
         if values["sd"] is not None:
             row |= {"sd": f"{values['sd']:.4f}", "95 %": f"{values['low']:.4f} to {values['high']:.4f}"}
         rows.append(row)

@@ -12,7 +12,6 @@ import html
 import re
 import shutil
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from harness.inference.scorer import OnnxScorer, require_onnxruntime
 from harness.metrics.figures import show_figure, show_figures
 from harness.model.registry import num_outputs, num_parameters
 from harness.output import standalone
-from harness.output.onnx_graph import check_exportable, export_onnx, quantize_weights
+from harness.output.onnx_graph import export_onnx, quantize_weights
 from harness.output.run_facts import RunFacts
 from harness.rundir.bundle_files import (
     CARD,
@@ -65,8 +64,8 @@ def main(config: ExportConfig) -> None:
     if config.onnx:
         require_package("onnxscript", "--onnx", "onnx")
         require_onnxruntime("--onnx")
-        check_exportable(bundle.model)
-    records = records_of(source)
+    run = run_of(source)
+    facts = RunFacts(run) if run is not None else None
     info = replace(
         bundle.info,
         vectors=without_folders(bundle.info.vectors),
@@ -78,15 +77,16 @@ def main(config: ExportConfig) -> None:
         shutil.copyfile(source / VOCABULARY, temporary / VOCABULARY)
         write_info(temporary, info)
         onnx = write_network(temporary, bundle, info, screen, int8=config.int8) if config.onnx else {}
-        name = config.name or (run_of(source) or source).resolve().name
-        parameters = num_parameters(bundle.model.config, info.vocabulary_size, num_outputs(info))
-        atomic.write_text(temporary / CARD, render_model_card(config, name, info, parameters, records, onnx))
+        name = (run or source).resolve().name
+        atomic.write_text(temporary / CARD, render_model_card(config, name, info, facts, onnx))
     screen.print_text(f"written to {folder}")
 
 
 def write_network(folder: Path, bundle: Bundle, info: BundleInfo, screen: Screen, *, int8: bool) -> dict[str, Any]:
     """Write the network for ONNX Runtime, compared with torch, and ``predict.py``; with ``int8`` its weights are
-    rounded after the comparison. Returns the facts for the card. Raises as ``compare_with_torch``.
+    rounded after the comparison. Returns the facts for the card.
+
+    Raises ``DataError`` if a probability differs by more than ``MAX_DIFFERENCE`` or is not finite.
     """
 
     def write(network: bytes) -> OnnxScorer:
@@ -94,9 +94,16 @@ def write_network(folder: Path, bundle: Bundle, info: BundleInfo, screen: Screen
         write_info(folder, replace(info, onnx_sha256=hashlib.sha256(network).hexdigest()))
         return OnnxScorer(folder)
 
-    network = export_onnx(bundle.model, info)
-    texts = draw_texts(bundle)
-    facts = compare_with_torch(bundle, write(network), texts, screen)
+    network, texts = export_onnx(bundle.model, info), draw_texts(bundle)
+    difference = measure_difference(bundle, write(network), texts)
+    if not difference <= MAX_DIFFERENCE:  # NaN, too
+        raise DataError(
+            f"--onnx: a probability of the ONNX network differs from torch's by {difference:.2g}, more than "
+            f"{MAX_DIFFERENCE:g}; nothing was exported: try another version of onnxruntime, or export without --onnx"
+        )
+    sample = f"{len(texts):,} random texts of 1 to {max(map(len, texts))} tokens"
+    screen.fact("onnx", f"no probability of {sample} differs from torch's by over {difference:.2g}")
+    facts = {"difference": difference, "sample": sample}
     if int8:
         rounded = quantize_weights(network)
         difference = measure_difference(bundle, write(rounded), texts)
@@ -153,96 +160,50 @@ def measure_difference(bundle: Bundle, onnx: OnnxScorer, texts: list[np.ndarray]
     return float(np.abs(onnx.score(texts, PROBABILITIES) - wanted).max())
 
 
-def compare_with_torch(bundle: Bundle, onnx: OnnxScorer, texts: list[np.ndarray], screen: Screen) -> dict[str, Any]:
-    """Print and return the largest ``difference`` of a probability, the number of ``texts``, and ``longest``.
-
-    Raises ``DataError`` if a probability differs by more than ``MAX_DIFFERENCE`` or is not finite.
-    """
-    worst, longest = measure_difference(bundle, onnx, texts), max(map(len, texts))
-    if not worst <= MAX_DIFFERENCE:  # NaN, too
-        raise DataError(
-            f"--onnx: a probability of the ONNX network differs from torch's by {worst:.2g}, more than "
-            f"{MAX_DIFFERENCE:g}; nothing was exported: try another version of onnxruntime, or export without --onnx"
-        )
-    sample = f"{len(texts):,} random texts of 1 to {longest} tokens"
-    screen.fact("onnx", f"no probability of {sample} differs from torch's by over {worst:.2g}")
-    return {"difference": worst, "texts": len(texts), "longest": longest}
-
-
 TEMPLATE = Path(__file__).with_name("card.md.j2")
-SETTINGS = ("epochs", "global_batch", "seed", "lr")
-"""Settings of the training in a card."""
 CLASSES = 30
 """Maximum number of classes in a table."""
 MARKUP = re.compile(r"([\\`*_\[\]~|#!])")
 """Characters with a meaning in Markdown."""
 
 
-def markdown(text: str) -> str:
-    """A name on one line, with the markup of Markdown and HTML escaped."""
-    return MARKUP.sub(r"\\\1", html.escape(" ".join(plain_line(public(text)).split()), quote=False))
-
-
-def markdown_code(text: str) -> str:
-    """A name as Markdown code, where backticks become apostrophes; one with markup of HTML as ``markdown``."""
-    code = " ".join(plain_line(public(text)).split()).replace("`", "'")
-    return markdown(text) if {"<", "&"} & {*code} else f"`{code}`"
-
-
-def records_of(bundle: Path) -> dict[str, Any]:
-    """Records of the training of a bundle; missing ones are empty: ``run_config`` and ``environment``; ``figures`` of
-    these weights on the test split, or else on validation; and ``linear``, those of the TF-IDF baseline on the same
-    split. Raises ``DataError`` for a damaged file of the run.
-    """
-    run = run_of(bundle)
-    if run is None:
-        return {"run_config": {}, "environment": {}, "figures": {}, "linear": {}}
-    facts = RunFacts(run)
-    linear = facts.linear.get(str(facts.split), {})
-    figures = facts.figures or {}
-    return {"run_config": facts.config, "environment": facts.environment, "figures": figures, "linear": linear}
+def markdown(value: Any) -> str:
+    """A value on one line, with the markup of Markdown and HTML escaped."""
+    return MARKUP.sub(r"\\\1", html.escape(" ".join(plain_line(public(str(value))).split()), quote=False))
 
 
 def render_model_card(
     config: ExportConfig,
     name: str,
     info: BundleInfo,
-    parameters: int,
-    records: dict[str, Any],
+    run: RunFacts | None,
     onnx: dict[str, Any],
 ) -> str:
-    """The model card: README.md in the format of the hub; ``onnx``: the result of ``write_network``, empty
-    without an ONNX file.
+    """The model card: README.md in the format of the hub; ``run``: that of the bundle, if there is one; ``onnx``: the
+    result of ``write_network``, empty without an ONNX file.
     """
     from huggingface_hub import ModelCard, ModelCardData
 
-    figures, run_config, train = records["figures"], records["run_config"], info.splits.get(TRAIN)
-    spec = info.text["spec"]
+    train, max_tokens = info.splits.get(TRAIN), str(info.text["spec"]["max_tokens"])
     metadata = ModelCardData(
         license=config.license,
-        language=config.language,
         library_name="padless",
         pipeline_tag="text-classification",
         tags=["text-classification", "padless", "lstm", *(["onnx"] if onnx else [])],
     )
-    settings = {**run_config, "lr": run_config.get("optim", {}).get("lr")}
     facts: dict[str, Any] = {
-        **records,
-        "splits": info.splits,
+        "run": run,
         "config": config,
         "name": name,
         "info": info,
-        "parameters": parameters,
+        "parameters": num_parameters(info.model, info.vocabulary_size, num_outputs(info)),
         "version": VERSION,
-        "spec": spec,
         "most": CLASSES,
-        "measured": show_figures(figures, info.labels),
-        "training": {key: settings[key] for key in SETTINGS if settings.get(key) is not None},
-        "cut": train["lengths"].get(str(spec["max_tokens"]), 0) / train["rows"] if train else 0,
+        "show_figures": show_figures,
+        "cut": train["lengths"].get(max_tokens, 0) / train["rows"] if train else 0,
         "onnx": onnx,
-        "code": markdown_code,
-        "accuracy": partial(show_figure, key="accuracy", labels=info.labels),
-        "markdown": lambda value: markdown(str(value)),
+        "show_figure": show_figure,
+        "markdown": markdown,
         "number": "{:,.0f}".format,
         "percent": percent,
     }

@@ -146,5 +146,5 @@ def summarize_runs(folder: Path, started: Sequence[Member]) -> dict[str, Any]:
         "open": [run.name for run in started if run.name not in finished],
         "values": values,
         "shown": list(values["splits"])[0 if kind == "fold" else -1 :],
-        "titles": {name: figure.title for name, figure in FIGURES.items()},
+        "titles": FIGURES,
     }

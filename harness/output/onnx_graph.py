@@ -19,11 +19,10 @@ from torch.export import Dim
 from torch.nn import functional
 
 from harness.model.classifier import Classifier
-from harness.model.pooling import Last, Pooling
+from harness.model.pooling import Last
 from harness.model.registry import GATES
 from harness.rundir.bundle_files import IDS, LENGTHS, LOGITS, OF_WEIGHTS, ONNX, PROBABILITIES, BundleInfo
 from padless.core.atomic import temporary_folder
-from padless.core.errors import ConfigError
 from padless.core.installed import VERSION
 from preprocessing.text.vocabulary import PAD, UNK
 
@@ -118,16 +117,6 @@ class ExportedClassifier(nn.Module):
             return final
         pooled: torch.Tensor = self.model.pooling.dense(values, is_token)
         return pooled
-
-
-def check_exportable(model: Classifier) -> None:
-    """Raise ``ConfigError`` for a pooling without ``dense``."""
-    pooling = type(model.pooling)
-    if pooling.dense is Pooling.dense and pooling is not Last:
-        raise ConfigError(
-            f"--onnx: model.pooling {model.config.pooling!r} has no method dense, which is exported; export without "
-            "--onnx, or write one"
-        )
 
 
 def quantize_weights(network: bytes) -> bytes:

@@ -26,7 +26,6 @@ Line = Annotated[str, Meta(pattern=r"^(?!file:)[^\r\n]+\Z", description="on one 
 LocalPath = Annotated[
     str, Meta(pattern=r"^(?![A-Za-z][\w+.-]*://)[^\r\n]+\Z", description="of one line that is a path of this machine")
 ]
-LanguageCode = Annotated[str, Meta(pattern=r"^[a-z]{2,3}\Z", description="of two or three letters, as de")]
 Processes = Annotated[int, Meta(ge=1, le=4096)]
 """Processes, or threads, of one machine."""
 Seconds = Annotated[int, Meta(ge=1, le=366 * 86_400)]
