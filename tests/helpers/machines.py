@@ -116,10 +116,6 @@ class Machine:
         """A command of the system in this machine's network."""
         tool("ip", "netns", "exec", self.namespace, *words)
 
-    def lose(self) -> None:
-        """Drop the packets that come in from the other machine."""
-        self.run("iptables", "-A", "INPUT", "-i", self.device, "-j", "DROP")
-
 
 @dataclass
 class Two:
@@ -136,7 +132,7 @@ class Two:
     def lose(self) -> None:
         """Cut the link: packets are lost in both directions, without an error."""
         for machine in self.machines:
-            machine.lose()
+            machine.run("iptables", "-A", "INPUT", "-i", machine.device, "-j", "DROP")
 
     def restore(self) -> None:
         """Restore the link."""
