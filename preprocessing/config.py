@@ -51,19 +51,17 @@ class ReadingOptions:
     """CSV: between fields; none: a comma, in .tsv files a tab. If lines differ in their fields, another that fits."""
     quote: str = '"'
     """CSV: around fields with delimiters or line ends; doubled inside. An empty string turns quoting off."""
-    escape: str | None = None
-    """CSV: the character that makes the next one literal, for files that do not double their quotes."""
     columns: list[str] = field(default_factory=list)
     """CSV: the names of the columns, for files without a header line."""
 
     def __post_init__(self) -> None:
         """Check values, and give encoding and delimiter their final form."""
         delimiter = "\t" if self.delimiter in ("\\t", "tab") else self.delimiter
-        vars(self).update(encoding=encoding_name(self.encoding), delimiter=delimiter, escape=self.escape or None)
-        signs = [sign for sign in (self.delimiter or ",", self.quote, self.escape) if sign]
+        vars(self).update(encoding=encoding_name(self.encoding), delimiter=delimiter)
+        signs = [sign for sign in (self.delimiter or ",", self.quote) if sign]
         are_characters = all(len(sign) == 1 and sign.isascii() and sign not in "\r\n" for sign in signs)
         is_valid = are_characters and len(set(signs)) == len(signs)
-        require(is_valid, "source.delimiter, quote, escape", signs, "one ASCII character for each, all different")
+        require(is_valid, "source.delimiter, quote", signs, "one ASCII character for each, different ones")
         require(len(set(self.columns)) == len(self.columns), "source.columns", self.columns, "each name once")
         labels, separator = self.label_map, self.labels_separator or ""
         for value in labels.name_by_value if labels and self.has_label_sets else ():

@@ -57,7 +57,7 @@ QUOTE_SENTENCE = "a quote opens and never closes; set source.quote to '' if quot
 class LineReader(Reader):
     """Texts, a line each, blank lines too."""
 
-    separator, quote, escape = NO_SEPARATOR, "", ""
+    separator, quote = NO_SEPARATOR, ""
     skip_blank = has_header = False
 
     def __init__(self, file: File, chunks: Iterator[bytes]) -> None:
@@ -111,8 +111,7 @@ class LineReader(Reader):
             pa.csv.ParseOptions(
                 delimiter=self.separator,
                 quote_char=self.quote or False,
-                escape_char=self.escape or False,
-                newlines_in_values=bool(self.quote or self.escape),
+                newlines_in_values=bool(self.quote),
                 ignore_empty_lines=self.skip_blank,
             ),
             pa.csv.ConvertOptions(
@@ -153,7 +152,7 @@ class CsvReader(LineReader):
         source, text = file.source, self.look_ahead().decode("utf-8", "replace")
         expected = source.delimiter or ("\t" if suffix_of(file.address) == ".tsv" else ",")
         self.delimiter = self.separator = detect_delimiter(text, expected, source)
-        self.quote, self.escape = source.quote, source.escape or ""
+        self.quote = source.quote
         if self.delimiter != expected:
             self.read_as = {"delimiter": self.delimiter} | self.read_as
         first_row = next(iter_records(text, self.delimiter, source), None)
@@ -205,7 +204,7 @@ def find_encoding(start: bytes, source: SourceConfig, name: str) -> str:
 def detect_delimiter(text: str, expected: str, source: SourceConfig) -> str:
     """The delimiter of a CSV file that begins with ``text``: the expected one, unless only another divides it."""
     sample = text[:DIALECT_CHARACTERS]
-    delimiters = [expected, *(sign for sign in DELIMITERS if sign not in (source.quote, source.escape))]
+    delimiters = [expected, *(sign for sign in DELIMITERS if sign != source.quote)]
     return next((sign for sign in delimiters if is_table(sample, sign, source)), expected)
 
 
@@ -221,7 +220,6 @@ def iter_records(text: str, delimiter: str, source: SourceConfig) -> Iterator[li
         io.StringIO(text, newline=""),
         quoting=csv.QUOTE_MINIMAL if source.quote else csv.QUOTE_NONE,
         quotechar=source.quote or None,
-        escapechar=source.escape or None,
         delimiter=delimiter,
     )
     with suppress(csv.Error):  # a longer field than the csv module reads

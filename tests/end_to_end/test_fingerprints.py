@@ -135,7 +135,6 @@ FILES: dict[str, tuple[dict[str, bytes], str]] = {
     "csv, no quotes": corpus(
         "in.tsv", table(ASCII_ROWS, delimiter="\t", quoting=csv.QUOTE_NONE, quotechar=None), "--source.quote="
     ),
-    "csv, escapes": corpus("in.csv", table(escapechar="\\", doublequote=False), "--source.escape \\"),
     "csv, no header": corpus("in.csv", table(header=()), "--source.columns [text,label]"),
     "csv, where": corpus(
         "in.csv", with_column("lang", lambda n: "en" if n % 4 else "fr"), '--source.where {"lang":"en"}'
