@@ -31,7 +31,6 @@ from preprocessing.text.vocabulary import PAD, UNK
 
 Texts = Sequence[str]
 LOOP, LINEAR = "the notebook's loop", "scikit-learn, TF-IDF and logistic regression"
-BATCH = 1024
 SLOWEST = 200
 """Maximum texts per turn for the notebook's loop."""
 
@@ -53,7 +52,7 @@ class PredictBenchmark(BenchmarkConfig):
 def main(config: PredictBenchmark) -> None:
     """Rows/s of each contender on one core. Raises ``DataError`` without texts."""
     texts = read_frame(Path(config.input))["text"].map(str).head(config.rows).tolist()
-    scorer = open_scorer(config.run, "torch", BATCH, precision=config.precision)
+    scorer = open_scorer(config.run, "torch", threads=1, precision=config.precision)
     turns: dict[str, tuple[Callable[[Texts], object], Texts]] = {"ours": (functools.partial(logits, scorer), texts)}
     turns[LOOP] = NotebookLoop(scorer), texts[:SLOWEST]
     turns[LINEAR] = linear_predictor(texts), texts

@@ -132,15 +132,14 @@ class Bundle(Scorer):
         with restore_threads() as num_threads:
             tokens, threads = (PADDED_TOKENS_CUDA, 1) if is_cuda else (PADDED_TOKENS, self.threads or num_threads)
             name = self.directory / self.info.weights
-            return score_in_batches(encoded, self.batch_rows, score_batch, tokens, name, threads)
+            return score_in_batches(encoded, score_batch, tokens, name, threads)
 
-    def attribute(self, encoded: list[np.ndarray], classes: list[int]) -> list[Attribution]:
-        """What each word of the texts adds to the logit of a class each; on a CPU by one thread, as in ``score``."""
-        pairs = zip(encoded, classes, strict=True)
+    def attribute(self, ids: np.ndarray, label: int) -> Attribution:
+        """What each word of a text adds to the logit of a class; on a CPU by one thread, as in ``score``."""
         with restore_threads():
             if self.model.head.weight.device.type == "cpu":
                 torch.set_num_threads(1)
-            return [attribute(self.model, ids.astype(np.int64), label) for ids, label in pairs]
+            return attribute(self.model, ids.astype(np.int64), label)
 
 
 @contextmanager

@@ -72,8 +72,6 @@ class EvaluateConfig(RunningConfig):
     """Directory for the figures and the predictions; RUN/evaluation unless given."""
     precision: PredictionPrecision = "fp32"
     """As in `padless predict`."""
-    batch: AtLeast1 = 512
-    """Rows per batch."""
     json: bool = False
     """Print the figures as one JSON object instead of tables."""
 
@@ -168,8 +166,6 @@ class PredictConfig(ReadingConfig):
     n-th part, and share 0 waits for the others and puts the parts together (0/n to n-1/n, or 1/n to n/n)."""
     timeout_s: Wait = 3600.0
     """Longest wait for the next part; then the command fails, or a share makes the parts of others itself."""
-    batch: AtLeast1 = 1024
-    """Maximum rows of a batch; fewer for long texts."""
     abstain: Annotated[float, Meta(gt=0, lt=1)] | None = None
     """Give no label to a text whose most probable class has less than this calibrated probability."""
     json: bool = False
@@ -226,8 +222,6 @@ class ExplainConfig(ReadingConfig):
     """Explain only this many texts; null: all."""
     label: str | None = None
     """Class to explain; null: the one predicted for each text."""
-    batch: AtLeast1 = 16
-    """Texts explained together."""
     json: bool = False
     """Print one JSON object per text instead of words with scores."""
 

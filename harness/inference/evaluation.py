@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluates the best weights of a run on a split or on new labelled rows: figures, the most confident mistakes, and how
-many rows are texts that the run has learned from: as labelled rows, as rows without labels that a teacher taught, or as
-rows of the run whose weights it started from. New rows are read like the training corpus and encoded like its rows.
+"""Evaluates the best weights of a run on a split or on new labelled rows: figures, of a split the most confident
+mistakes, and how many rows are texts that the run has learned from: as labelled rows, as rows without labels that a
+teacher taught, or as rows of the run whose weights it started from. New rows are read like the training corpus and
+encoded like its rows.
 """
 
 from __future__ import annotations
@@ -53,8 +54,6 @@ from preprocessing.text.vocabulary import UNK
 NUM_MISTAKES = 10
 """Mistakes in the results; more, if there are more classes to give examples of."""
 METHOD = "integrated gradients: what each word adds to the logit of the predicted label"
-MAX_MISTAKE_CHARACTERS = 500
-"""Of a mistake's text."""
 MAX_TOKENS = 1_000_000_000
 """Up to this many training tokens, texts are searched for overlap; that takes about a minute on one core."""
 MIN_KNOWN_WORDS = 8
@@ -117,13 +116,9 @@ def evaluate_input(config: EvaluateConfig) -> dict[str, Any]:
         counts = [source.converted for source in sources]
         with show_progress("evaluating", sum(count.rows_read for count in counts), config.quiet):
             scored = score_rows(bundle, rows_of_sources(sources, bundle))
-        scores = scored.scores
-        mistakes = describe_mistakes(scores, bundle)
-        text_by_row = read_source_texts(sources, [mistake["row"] for mistake in mistakes])
     values = {
-        **compute_figures(scores, bundle, name),
+        **compute_figures(scored.scores, bundle, name),
         "left_out": sum(count.filtered + count.without_label for count in counts),
-        "mistakes": [{**mistake, "text": text_by_row[mistake["row"]][:MAX_MISTAKE_CHARACTERS]} for mistake in mistakes],
         "input": public(addresses.absolute(config.input)),
     }
     return finish_evaluation(config, bundle, scored, values)
@@ -146,7 +141,7 @@ def score_rows(bundle: Bundle, parts: Iterable[EncodedRows]) -> ScoredRows:
 
 def open_bundle(config: EvaluateConfig) -> Bundle:
     """The best weights of a run on the chosen device."""
-    bundle = Bundle(bundle_directory(config.run), config.batch, config.device, config.precision)
+    bundle = Bundle(bundle_directory(config.run), config.device, config.precision)
     configure_threads(bundle.arithmetic["device"])
     keep_memory()
     return bundle
@@ -245,16 +240,6 @@ def find_classes(cells: pa.Array, info: BundleInfo) -> tuple[np.ndarray, np.ndar
     return members.argmax(axis=1)[index], ((num_known != 1) | (num_names != 1))[index]
 
 
-def read_source_texts(sources: Sequence[Source], rows: Sequence[int]) -> dict[int, str]:
-    """The text of each of these rows, by its number."""
-    text_by_row = {}
-    for source, part in iter_parts(sources):
-        numbers = part["row"].to_numpy() + source.offset
-        for position in np.flatnonzero(np.isin(numbers, rows)).tolist():
-            text_by_row[int(numbers[position])] = part["text"][position].as_py() or ""
-    return text_by_row
-
-
 def hash_texts(ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """uint64 ``[texts]``: a hash of each text ``ids[offsets[i]:offsets[i + 1]]``. Equal ids are equal texts, but for
     unknown words, which all have one id: a text that holds some has 0, for one that cannot be compared, unless it has
@@ -333,12 +318,7 @@ def assess(scores: Scores, bundle: Bundle, split: Split) -> dict[str, Any]:
     The model of ``bundle`` is on its device.
     """
     bundle.model.eval()
-    mistakes = describe_mistakes(scores, bundle)
-    classes = [bundle.labels.index(mistake["predicted"]) for mistake in mistakes]
-    texts = read_ids(split, [mistake["row"] for mistake in mistakes])
-    for mistake, ids, attribution in zip(mistakes, texts, bundle.attribute(texts, classes), strict=True):
-        mistake["tokens"] = bundle.vocabulary.tokens.take(ids).to_pylist()
-        mistake["weights"] = [round(score, 4) for score in attribution.scores.tolist()]
+    mistakes = explain_mistakes(scores, bundle, split)
     return {**compute_figures(scores, bundle, split.name), "mistakes": mistakes, "mistakes_method": METHOD}
 
 
@@ -356,19 +336,25 @@ def write_evaluation(directory: Path, scores: Scores, bundle: Bundle, values: di
     write_results(directory, values, bundle.labels, bundle.label_type, predictions)
 
 
-def describe_mistakes(scores: Scores, bundle: Bundle) -> list[dict[str, Any]]:
-    """Row number, label, predicted label and its probability of ``mistakes_to_show``, the highest probability first.
-    Several labels of a row are one text.
+def explain_mistakes(scores: Scores, bundle: Bundle, split: Split) -> list[dict[str, Any]]:
+    """Row number, label, predicted label and its probability of ``mistakes_to_show``, the highest probability first;
+    and what each token adds to it. Several labels of a row are one text.
     """
     predicted, chances = bundle.decision.predictions(scores.logits)
     positions, classes = mistakes_to_show(scores.labels, predicted, chances, NUM_MISTAKES)
-    labels = label_texts(scores.labels[positions], bundle.labels)
-    mistakes = [
-        {"row": row, "label": label, "predicted": bundle.labels[number], "probability": probability}
-        for row, label, number, probability in zip(
-            scores.rows[positions].tolist(), labels, classes, chances[positions, classes].tolist(), strict=True
-        )
-    ]
+    rows, labels = scores.rows[positions].tolist(), label_texts(scores.labels[positions], bundle.labels)
+    mistakes = []
+    columns = rows, labels, classes.tolist(), chances[positions, classes].tolist(), read_ids(split, rows)
+    for row, label, number, probability, ids in zip(*columns, strict=True):
+        mistake = {
+            "row": row,
+            "label": label,
+            "predicted": bundle.labels[number],
+            "probability": probability,
+            "tokens": bundle.vocabulary.tokens.take(ids).to_pylist(),
+            "weights": bundle.attribute(ids, number).scores.round(4).tolist(),
+        }
+        mistakes.append(mistake)
     return sorted(mistakes, key=lambda mistake: -mistake["probability"])
 
 

@@ -16,8 +16,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from harness.distributed.devices import check_device
 from harness.inference.config import ExplainConfig, check_inputs
 from harness.inference.rows import find_texts, iter_texts
@@ -134,19 +132,18 @@ def main(config: ExplainConfig) -> None:
     from harness.inference.bundle import Bundle
 
     bundle, screen = Bundle(directory, device=config.device), Screen()
-    for start in range(0, len(texts), config.batch):
-        explanations = explain(bundle, texts[start : start + config.batch], config.label)
-        for row, explanation in enumerate(explanations, start + 1):
-            if config.json:
-                values = ({"row": row} if config.inputs else {}) | asdict(explanation)
-                print(encode(json.dumps(values, ensure_ascii=False)).decode())
-            else:
-                screen.print_lines(f"row {row:,}: {explanation}\n" if config.inputs else f"{explanation}\n")
+    for row, text in enumerate(texts, 1):
+        explanation = explain(bundle, text, config.label)
+        if config.json:
+            values = ({"row": row} if config.inputs else {}) | asdict(explanation)
+            print(encode(json.dumps(values, ensure_ascii=False)).decode())
+        else:
+            screen.print_lines(f"row {row:,}: {explanation}\n" if config.inputs else f"{explanation}\n")
         sys.stdout.flush()
 
 
-def explain(bundle: Bundle, texts: list[str], label: str | None) -> list[Explanation]:
-    """Explain each text for ``label``, or for its predicted class (of several, the most probable one), on the model's
+def explain(bundle: Bundle, text: str, label: str | None) -> Explanation:
+    """Explain a text for ``label``, or for its predicted class (of several, the most probable one), on the model's
     device.
 
     Raises ``ConfigError`` for a class that the model does not have.
@@ -155,29 +152,24 @@ def explain(bundle: Bundle, texts: list[str], label: str | None) -> list[Explana
     if label not in (None, *labels):
         names = shorten_line(", ".join(labels), MAX_LIST_WIDTH)
         raise ConfigError(f"label: the model has no class {str(label)!r}; it has {names}")
-    encoded = bundle.encoder(texts)
-    ids = np.split(encoded.ids, encoded.offsets[1:-1])
-    predicted, chances = bundle.decision.predictions(bundle.score(ids))
-    predicted_names = label_texts(predicted, labels)
-    most_probable = chances.argmax(axis=1) if bundle.info.has_label_sets else predicted
-    classes = most_probable if label is None else np.full(len(texts), labels.index(label))
-    explanations = []
-    for row, attribution in enumerate(bundle.attribute(ids, classes.tolist())):
-        tokens = bundle.vocabulary.tokens.take(ids[row]).to_pylist()
-        explanation = Explanation(
-            text=texts[row],
-            label=labels[classes[row]],
-            predicted=predicted_names[row],
-            probability=float(chances[row, classes[row]]),
-            tokens=tuple(tokens),
-            spans=tuple(spans_of(texts[row], tokens, bundle.encoder.tokenizer)),
-            num_tokens=int(encoded.num_tokens[row]),
-            scores=tuple((attribution.scores / temperature).tolist()),
-            logit=attribution.logit / temperature,
-            baseline=attribution.baseline / temperature,
-        )
-        explanations.append(explanation)
-    return explanations
+    encoded = bundle.encoder([text])
+    predicted, chances = bundle.decision.predictions(bundle.score([encoded.ids]))
+    most_probable = int(chances[0].argmax() if bundle.info.has_label_sets else predicted[0])
+    number = most_probable if label is None else labels.index(label)
+    attribution = bundle.attribute(encoded.ids, number)
+    tokens = bundle.vocabulary.tokens.take(encoded.ids).to_pylist()
+    return Explanation(
+        text=text,
+        label=labels[number],
+        predicted=label_texts(predicted, labels)[0],
+        probability=float(chances[0, number]),
+        tokens=tuple(tokens),
+        spans=tuple(spans_of(text, tokens, bundle.encoder.tokenizer)),
+        num_tokens=int(encoded.num_tokens[0]),
+        scores=tuple((attribution.scores / temperature).tolist()),
+        logit=attribution.logit / temperature,
+        baseline=attribution.baseline / temperature,
+    )
 
 
 def escape_controls(text: str) -> str:

@@ -99,7 +99,7 @@ class Model:
             raise ConfigError(f"{self.path}: explanations need the weights and torch; load the run or its bundle")
         from harness.inference.explanation import explain
 
-        return explain(cast("Bundle", self._scorer), [text], name_label_value(label))[0]
+        return explain(cast("Bundle", self._scorer), text, name_label_value(label))
 
     def _logits(self, texts: Texts) -> np.ndarray:
         """The scorer's logits, computed in chunks."""

@@ -120,7 +120,7 @@ def main(config: PredictConfig) -> None:
         predict_files(config, Path(config.output))
         return
     options: dict[str, Any] = {"device": config.device, "precision": config.precision, "abstain": config.abstain}
-    scorer = open_scorer(config.run, config.engine, config.batch, **options)
+    scorer = open_scorer(config.run, config.engine, **options)
     with atomic.temporary_folder() as folder:
         lines: Iterable[list[str]] = [config.texts]
         if config.inputs:
@@ -244,9 +244,9 @@ def choose_scorer(config: PredictConfig, directory: Path, info: BundleInfo) -> t
     scorer_class = find_engine(directory, config.engine)
     read_decision(directory, info, config.abstain)  # refuses it before the input is read
     arithmetic = scorer_class.choose(info, config.device, config.precision)
-    settings = {"version": VERSION, "engine": scorer_class.engine, "batch": config.batch, "abstain": config.abstain}
+    settings = {"version": VERSION, "engine": scorer_class.engine, "abstain": config.abstain}
     options = {**arithmetic, "abstain": config.abstain, "threads": 1}  # so that nothing depends on their number
-    open_model = partial(open_scorer, directory, scorer_class.engine, config.batch, **options)
+    open_model = partial(open_scorer, directory, scorer_class.engine, **options)
     return open_model, {**settings, **arithmetic, "weights": bundle_hash(info)}
 
 

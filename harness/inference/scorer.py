@@ -43,8 +43,8 @@ from preprocessing.text.spec import TextPipeline
 from preprocessing.text.vocabulary import UNK
 
 Engine: TypeAlias = Literal["auto", "torch", "onnx"]
-BATCH_ROWS = 128
-"""Maximum rows of a batch, unless given."""
+BATCH_ROWS, THREAD_BATCH_ROWS = 1024, 128
+"""Maximum rows of a batch, and of one where several threads compute batches at once."""
 PADDED_TOKENS = 8192
 """Maximum tokens of a batch on a CPU, padding included, so that the gates of a layer fit into the cache."""
 ERRORS_ONLY = 3
@@ -59,19 +59,18 @@ class Scorer(ABC):
     def __init__(
         self,
         directory: Path,
-        batch_rows: int = BATCH_ROWS,
         device: str = "cpu",
         precision: str = "fp32",
         threads: int | None = None,
         abstain: float | None = None,
     ) -> None:
-        """Load and verify a bundle or export directory; a batch has at most ``batch_rows`` texts.
+        """Load and verify a bundle or export directory.
 
         ``choose`` documents ``device`` and ``precision``. ``threads``: on a CPU so many batches are computed at
         once, each by one thread; None: as many as there are cores. ``abstain`` is that of ``PredictConfig``. Raises
         ``DataError`` if a file is missing, damaged or of another bundle, ``ConfigError`` for a language model.
         """
-        self.directory, self.batch_rows, self.threads = directory, batch_rows, threads
+        self.directory, self.threads = directory, threads
         self.info = read_classifier(directory)
         self.arithmetic = self.choose(self.info, device, precision)
         self.vocabulary = read_vocabulary(directory, self.info)
@@ -164,16 +163,16 @@ class OnnxScorer(Scorer):
             logits: np.ndarray = self.session.run([output], {IDS: padded, LENGTHS: lengths.astype(np.int32)})[0]
             return logits
 
-        return score_in_batches(encoded, self.batch_rows, read, threads=self.threads or available_cores())
+        return score_in_batches(encoded, read, threads=self.threads or available_cores())
 
 
-def open_scorer(path: str | Path, engine: str = "auto", batch_rows: int = BATCH_ROWS, **options: Any) -> Scorer:
+def open_scorer(path: str | Path, engine: str = "auto", **options: Any) -> Scorer:
     """Load and verify the model of a run, a bundle, an export folder, or a repository of the hub (``hf://owner/name``).
 
     ``options``: device, precision, threads and what decides, as for a ``Scorer``. Raises ``UserError``.
     """
     directory = bundle_directory(path)
-    scorer = find_engine(directory, engine)(directory, batch_rows, **options)
+    scorer = find_engine(directory, engine)(directory, **options)
     scorer.encode([])  # refuses another text→ids function now, not at the first text
     return scorer
 
@@ -207,7 +206,6 @@ def unknown_shares(encoded: list[np.ndarray]) -> np.ndarray:
 
 def score_in_batches(
     texts: Sequence[np.ndarray],
-    batch_rows: int,
     score_batch: Callable[[np.ndarray, np.ndarray], np.ndarray],
     padded_tokens: int = PADDED_TOKENS,
     name: object = "the model",
@@ -217,11 +215,12 @@ def score_in_batches(
 
     ``score_batch`` computes those of a batch from padded ids, int32 ``[rows, time]``, and lengths, int64 ``[rows]``,
     longest first, in one of ``threads``. Threads that share a batch would wait for each other at each token, where
-    another program is busy most of their time. A batch has at most ``batch_rows`` texts and ``padded_tokens`` tokens,
-    or one text. Raises ``DataError`` that names ``name`` for logits that are not finite, which give no probability.
+    another program is busy most of their time. A batch has at most ``padded_tokens`` tokens, or one text. Raises
+    ``DataError`` that names ``name`` for logits that are not finite, which give no probability.
     """
     lengths = np.array([len(ids) for ids in texts], np.int64)
     longest_first = np.argsort(-lengths, kind="stable")
+    batch_rows = BATCH_ROWS if threads == 1 else THREAD_BATCH_ROWS
     batches = []
     start = 0
     while start < len(texts):

@@ -73,14 +73,13 @@ def test_the_figures_are_those_of_the_same_rows_in_the_dataset(run: Path, evalua
     for name in ("log_loss", "roc_auc", "ece"):
         assert figures[name] == pytest.approx(expected[name], abs=1e-5)
     assert f"{figures['accuracy']:.4f}" in out
-    chances = [mistake["probability"] for mistake in figures["mistakes"]]
+    chances = [mistake["probability"] for mistake in expected["mistakes"]]
     assert (len(chances), chances) == (10, sorted(chances, reverse=True))
-    texts = (run.parent / "labelled.csv").read_text().splitlines()[1:]
-    for mistake, of_split in zip(figures["mistakes"], expected["mistakes"], strict=True):
-        assert mistake["row"] == of_split["row"] + 1
-        assert texts[mistake["row"] - 1] == f"{mistake['text']},{mistake['label']}"
-        assert of_split["tokens"] == bundle.vocabulary.tokens.take(bundle.encoder([mistake["text"]]).ids).to_pylist()
-        assert len(of_split["weights"]) == len(of_split["tokens"])
+    rows = pd.read_csv(run.parent / "labelled.csv")
+    for mistake in expected["mistakes"]:
+        text, label = rows.iloc[mistake["row"]]
+        tokens = bundle.vocabulary.tokens.take(bundle.encoder([text]).ids).to_pylist()
+        assert (mistake["label"], mistake["tokens"], len(mistake["weights"])) == (label, tokens, len(tokens))
 
 
 def test_texts_are_training_texts_by_their_words_and_not_by_their_ids(
@@ -189,10 +188,9 @@ def test_evaluate_and_explain_read_new_rows_as_the_corpus_was(run: Path, command
     (tmp_path / "new.csv").write_bytes(f"text;label;a,b\n{''.join(map(row.format, names * 2))}".encode("cp1251"))
     words = ("--run", tmp_path / "run", "--input", tmp_path / "new.csv", "--device", "cpu")
     assert command("explain", *words, "--json") == 0, command.err
-    texts_read = [explanation["text"] for explanation in records(command.out)]
+    assert [explanation["text"] for explanation in records(command.out)] == ["ночь, улица, w1 'фонарь'"] * 4
     assert command("evaluate", *words, "--output", tmp_path) == 0, command.err
-    texts_read += [mistake["text"] for mistake in read_json(tmp_path / "new.csv.json")["mistakes"]]
-    assert (len(texts_read) > 4, set(texts_read)) == (True, {"ночь, улица, w1 'фонарь'"})
+    assert pd.read_parquet(tmp_path / "new.csv-predictions.parquet")["label"].tolist() == names * 2
 
 
 TEXT = "W1 <b>superb</b>, dull nowhere; w1 &amp; superb."
@@ -270,7 +268,7 @@ def test_texts_are_explained_in_lines(run_link: Path, command: Command, monkeypa
 
 
 def test_rows_of_files(run_link: Path, command: Command) -> None:
-    words = ("explain", run_link, "in.csv", "--source.text_column", "review", "--json", "--batch", 3)
+    words = ("explain", run_link, "in.csv", "--source.text_column", "review", "--json")
     assert command(*words) == 0
     rows = records(command.out)
     assert [(row["row"], row["text"]) for row in rows] == list(enumerate(FILE_TEXTS, 1))
