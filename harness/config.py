@@ -173,17 +173,11 @@ class OrderConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageModelConfig:
-    """Pretraining: each direction of the first recurrent layer learns to predict its next token."""
+    """Pretraining: each direction of the first recurrent layer learns to predict its next ten tokens."""
 
     candidates: AtLeast1 = 1024
     """Negative samples of the softmax per step, drawn from the whole vocabulary; more take longer and teach more per
     step. Half of the vocabulary or more: the full softmax."""
-    window: Annotated[int, Meta(ge=1, le=1024)] = 1
-    """Each state predicts tokens up to this distance ahead, without their order. 1: the next token. About ten teach
-    more about a text's topic and less about grammar."""
-    frequent: Annotated[float, Meta(gt=0, le=1)] | None = None
-    """Tokens above this share of all tokens get a smaller weight, the more frequent the smaller (word2vec's sample), as
-    in 3e-4; null: all have the same weight."""
 
 
 @dataclass(frozen=True, kw_only=True)

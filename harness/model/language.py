@@ -10,14 +10,13 @@ state (Press and Wolf, 2017; Inan et al., 2017), plus a bias per token.
 Embedding and recurrent layer have the same names as in a ``Classifier``; all other names begin with
 ``language_model``.
 
-``Targets`` defines which tokens a state predicts. With a window of one, it is the next token: a usual language model.
-With a longer window, a state predicts the tokens ahead in any order, so it represents the topic of the text rather than
-its grammar (region embeddings: Johnson and Zhang, 2016). In training, a softmax compares the right token with
-candidates that all rows of a step share (law 4; sampled softmax: Jean et al., 2015). Evaluation uses the exact softmax.
+A state predicts all of the next ``WINDOW`` tokens, in any order, so it represents the topic of the text rather than its
+grammar (region embeddings: Johnson and Zhang, 2016). In training, a softmax compares the right token with candidates
+that all rows of a step share (law 4; sampled softmax: Jean et al., 2015). Evaluation uses the exact softmax.
 
-A state has one set of logits for all the tokens that it predicts: a longer window costs little more than the next
-token alone. Logits are computed in pieces, turned into losses and gradients, and discarded; only tensors of the size
-of the states' and the candidates' vectors are kept. So memory grows neither with vocabulary times tokens of a step nor
+A state has one set of logits for all the tokens that it predicts: they cost little more than the next token alone.
+Logits are computed in pieces, turned into losses and gradients, and discarded; only tensors of the size of the states'
+and the candidates' vectors are kept. So memory grows neither with vocabulary times tokens of a step nor
 with candidates times tokens.
 
 Candidates are a pure function of (seed, step). Token ids are sorted by count, so a log-uniform distribution over them
@@ -44,12 +43,16 @@ from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
 
 from harness.batch import Batch, Masks, PackedIndex, StepBatch, send
-from harness.config import LANGUAGE_MODEL, LanguageModelConfig, ModelConfig
+from harness.config import LANGUAGE_MODEL, ModelConfig
 from harness.model.dropout import EMBEDDING, HEAD, drop
 from harness.model.recurrent import Network, pad_packed
 from padless.core.randomness import words
 from preprocessing.text.vocabulary import PAD, UNK
 
+WINDOW = 10
+"""A state predicts the tokens at distances from 1 to this."""
+FREQUENT = 3e-4
+"""Tokens above this share of all tokens get a smaller weight, as in word2vec's subsampling."""
 FIRST = PAD + 1
 """The first id that can be predicted: ``<unk>``."""
 BITS = 40
@@ -63,43 +66,10 @@ STATES = 512
 """States per block of exact logits; the number of logits at once gives the tokens per block."""
 
 
-@dataclass(frozen=True)
-class Targets:
-    """Which tokens are predicted, and their weights."""
-
-    window: int = 1
-    """A state predicts tokens at distances from 1 to this."""
-    weights: torch.Tensor | None = None
-    """float64 ``[vocabulary]``: weight of each token's loss, on average 1; None: equal weights."""
-
-    @classmethod
-    def build(cls, config: LanguageModelConfig, counts: np.ndarray, device: torch.device) -> Targets:
-        """The targets of a configuration; ``counts`` int64 ``[vocabulary]``: occurrences of each token.
-
-        With ``frequent`` t, the weight of a token with frequency f is min(1, √(t / f) + t / f), as in word2vec's
-        subsampling, divided by the mean weight of a text. Frequencies are smoothed by one occurrence per token.
-        """
-        weights = None
-        if config.frequent is not None:
-            shares = smooth_shares(counts)
-            ratio = config.frequent / shares
-            weight = np.minimum(1.0, np.sqrt(ratio) + ratio)
-            weights = torch.from_numpy(weight / (shares * weight).sum()).to(device)
-        return cls(config.window, weights)
-
-    def counts(self, ids: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """The loss weights of ``ids``, in their shape."""
-        return torch.ones_like(ids, dtype=dtype) if self.weights is None else self.weights.to(dtype)[ids]
-
-
 def smooth_shares(counts: np.ndarray) -> np.ndarray:
     """float64 ``[vocabulary]``: frequency of each token, smoothed by one occurrence per token."""
     shares: np.ndarray = (counts.astype(np.float64) + 1) / (counts.sum() + len(counts))
     return shares
-
-
-NEXT_TOKEN = Targets()
-"""The targets of a usual language model."""
 
 
 @dataclass(frozen=True)
@@ -118,14 +88,14 @@ class Reading:
     """int64 ``[rows]`` on the CPU."""
     index: PackedIndex
 
-    def neighbours(self, window: int) -> list[torch.Tensor]:
-        """int64 ``[tokens + 1, window]`` twice: the tokens after and before each token, by distance; beyond the ends of
+    def neighbours(self) -> list[torch.Tensor]:
+        """int64 ``[tokens + 1, WINDOW]`` twice: the tokens after and before each token, by distance; beyond the ends of
         a text, and in the last row, the number of tokens. The forward direction predicts the former, the backward one
         the latter.
         """
         row, time, number = self.index.row, self.index.time, len(self.ids)
-        next_tokens, previous_tokens = row.new_full((2, number + 1, window), number)
-        for distance in range(1, window + 1):
+        next_tokens, previous_tokens = row.new_full((2, number + 1, WINDOW), number)
+        for distance in range(1, WINDOW + 1):
             first = int(self.lengths.clamp(max=distance).sum())  # tokens without another one so far before them
             earlier = self.index.starts[time[first:] - distance] + row[first:]
             previous_tokens[first:number, distance - 1] = earlier
@@ -147,7 +117,7 @@ class OutputLayer(nn.Module):
 
 
 class LanguageModel(Network):
-    """One recurrent layer whose directions each predict the next token."""
+    """One recurrent layer whose directions each predict the tokens that come next."""
 
     task = LANGUAGE_MODEL
     wide = None
@@ -160,11 +130,21 @@ class LanguageModel(Network):
         super().__init__(config, vocabulary_size, num_layers=1)
         self.language_model = OutputLayer(config, vocabulary_size)
         self.predictions = len(self.language_model.projection)
+        self.token_weights: torch.Tensor
+        self.register_buffer("token_weights", torch.ones(vocabulary_size, dtype=torch.float64), persistent=False)
+        """``[vocabulary]``: weight of each token's loss."""
 
     @torch.no_grad()
-    def start_bias(self, counts: np.ndarray) -> None:
-        """Set the bias to log frequencies, from ``counts`` int64 ``[vocabulary]``: training need not learn them."""
-        self.language_model.bias.copy_(torch.from_numpy(np.log(smooth_shares(counts))))
+    def set_frequencies(self, counts: np.ndarray) -> None:
+        """Set what follows from ``counts`` int64 ``[vocabulary]``, occurrences of each token: the bias to log
+        frequencies, which training need not learn then; the weight of a token with frequency f to
+        min(1, √(t / f) + t / f) for t = ``FREQUENT``, divided by the mean weight of a text.
+        """
+        shares = smooth_shares(counts)
+        self.language_model.bias.copy_(torch.from_numpy(np.log(shares)))
+        ratio = FREQUENT / shares
+        weight = np.minimum(1.0, np.sqrt(ratio) + ratio)
+        self.token_weights.copy_(torch.from_numpy(weight / (shares * weight).sum()))
 
     def read(
         self,
@@ -208,13 +188,11 @@ class LanguageModel(Network):
         assert isinstance(weight, torch.Tensor)
         return functional.linear(states.to(dtype), weight.to(dtype)).to(weight.dtype)
 
-    def row_log_losses(
-        self, batch: Batch, targets: Targets = NEXT_TOKEN, one_in: int = 1
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def row_log_losses(self, batch: Batch, one_in: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
         """float64 ``[rows, directions]`` each: sum of the weighted losses of a row in nats, and sum of their weights.
 
-        Covers all distances of ``targets``, with an exact softmax over all tokens (``log_losses``). With ``one_in``,
-        one state of so many is measured; which one comes first depends on the row's number.
+        The softmax is exact, over all tokens (``log_losses``). With ``one_in``, one state of so many is measured; which
+        one comes first depends on the row's number.
         """
         with torch.autocast(batch.ids.device.type, enabled=False):
             reading = self.read(batch)
@@ -225,15 +203,13 @@ class LanguageModel(Network):
             if one_in > 1:
                 phases = reading.index.time + torch.from_numpy(batch.rows).to(rows.device)[rows]
                 measured = measured[phases % one_in == 0]
-            for number, (states, wanted) in enumerate(
-                zip(reading.states, reading.neighbours(targets.window), strict=False)
-            ):
+            for number, (states, wanted) in enumerate(zip(reading.states, reading.neighbours(), strict=False)):
                 for block in slices(len(measured), STATES):
                     tokens = measured[block]
                     targets_of_states = ids[wanted[tokens]]
                     projected = self.project(number, states[tokens], bias.dtype)
                     losses = log_losses(projected, vectors, bias, (targets_of_states - FIRST).clamp(min=0))
-                    counts = targets.counts(targets_of_states, losses.dtype) * (targets_of_states != PAD)
+                    counts = self.token_weights.to(losses.dtype)[targets_of_states] * (targets_of_states != PAD)
                     sums_of_states = torch.stack(((losses * counts).sum(1), counts.sum(1))).double()
                     sums[:, number].index_add_(1, rows[tokens], sums_of_states)
         losses, counts = sums.transpose(1, 2)
@@ -250,16 +226,14 @@ class LanguageObjective(nn.Module):
         candidates: int,
         seed: int = 0,
         recurrent_dtype: torch.dtype | None = None,
-        targets: Targets = NEXT_TOKEN,
     ) -> None:
-        """``candidates``: number of candidates in a step. ``seed``: seed of the run; candidates and distances are a
-        function of seed and step, dropout of seed, step and row. ``recurrent_dtype``: dtype of the recurrent layer.
+        """``candidates``: number of candidates in a step. ``seed``: seed of the run; candidates are a function of
+        seed and step, dropout of seed, step and row. ``recurrent_dtype``: dtype of the recurrent layer.
         """
         super().__init__()
         self.classifier = model
         """The trained network; all objectives use this name."""
         self.seed = seed
-        self.targets = targets
         self.recurrent_dtype = recurrent_dtype
         weight_dtype = model.embedding.weight.dtype
         # The probability of a rare token underflows in fp16.
@@ -271,7 +245,7 @@ class LanguageObjective(nn.Module):
         self.register_buffer("log_missed", torch.from_numpy(self.sampler.log_missed).to(weight_dtype), persistent=False)
 
     def divisor(self, batch: StepBatch) -> int:
-        """Divisor of the losses: next-token predictions of the step over all processes, for any ``Targets``."""
+        """Divisor of the losses: next-token predictions of the step over all processes."""
         return max(1, self.classifier.predictions * (batch.global_tokens - batch.global_rows))
 
     def prepare(self, step: int, batch: Batch) -> None:
@@ -289,17 +263,17 @@ class LanguageObjective(nn.Module):
             return self.losses(reading, candidates, tries, batch.masks)
 
     def losses(self, reading: Reading, candidates: torch.Tensor, tries: int, masks: Masks | None) -> torch.Tensor:
-        """The sum of the losses of all predictions, divided by the window."""
+        """The sum of the losses of all predictions, divided by ``WINDOW``."""
         model, hidden = self.classifier, self.classifier.recurrent.hidden_size
         bias, ids = model.language_model.bias, reading.ids.long()
         is_candidate = torch.zeros_like(bias, dtype=torch.bool).index_fill_(0, candidates, True)
         candidate_bias = bias[candidates] - self.log_expected(candidates, tries)
         # a state and a token more, with a weight of 0, where a text has no token at a distance
         right_bias = functional.pad(bias[ids] - self.log_expected(ids, tries), (0, 1))
-        vectors, counts = functional.pad(reading.vectors, (0, 0, 0, 1)), self.targets.counts(ids, bias.dtype)
+        vectors, counts = functional.pad(reading.vectors, (0, 0, 0, 1)), model.token_weights.to(bias.dtype)[ids]
         counts, hits = functional.pad(counts, (0, 1)), functional.pad(is_candidate[ids], (0, 1))
         head_mask = None if masks is None else masks.keep.get(HEAD)
-        wanted, wanting = reading.neighbours(self.targets.window)
+        wanted, wanting = reading.neighbours()
         totals = []
         for number, states in enumerate(reading.states):
             mask = None if head_mask is None else head_mask[:, number * hidden : (number + 1) * hidden].to(states.dtype)
@@ -308,7 +282,7 @@ class LanguageObjective(nn.Module):
             output = (vectors, right_bias, reading.candidates, candidate_bias)
             totals.append(SampledSoftmax.apply(projected, *output, wanted, wanting, hits, counts, self.output_dtype))
             wanted, wanting = wanting, wanted
-        return torch.stack(totals).sum() / self.targets.window
+        return torch.stack(totals).sum() / WINDOW
 
     def log_expected(self, ids: torch.Tensor, tries: int) -> torch.Tensor:
         """Logarithm of the expected count of ``ids`` among the candidates, ``[ids]``; 0 for an exact softmax."""
@@ -389,7 +363,7 @@ class SampledSoftmax(torch.autograd.Function):
         is reduced by the logarithm of the token's expected count already. ``vectors`` ``[tokens, features]`` and
         ``bias`` ``[tokens]`` belong to the tokens, ``candidate_vectors`` and ``candidate_bias`` to the candidates.
 
-        int64 ``[tokens, window]``: ``wanted``, the tokens that each state predicts, and ``wanting``, the states that
+        int64 ``[tokens, WINDOW]``: ``wanted``, the tokens that each state predicts, and ``wanting``, the states that
         predict each token. ``[tokens]``: ``hits``, whether a token is a candidate, and ``counts``, the weight of its
         loss. ``dtype`` is that of products with candidates; all else is computed in the dtype of the states.
         """

@@ -36,7 +36,7 @@ from harness.distributed.stopping import AlreadyFinished, StopWatch
 from harness.distributed.world import World, count_machines, read_local_rank
 from harness.model.classifier import Objective
 from harness.model.initialization import Start, find_donor, learn_start, read_donor_weights, read_start
-from harness.model.language import LanguageModel, LanguageObjective, Targets
+from harness.model.language import LanguageModel, LanguageObjective
 from harness.model.linear_part import WidePart
 from harness.model.networks import AnyNetwork, AnyObjective, build_network
 from harness.rundir import checkpoint
@@ -222,7 +222,7 @@ def build_trainer(
     network = build_network(config, data.manifest)
     if isinstance(network, LanguageModel):
         with world.raise_together("reading the vocabulary"):
-            network.start_bias(vocabulary_of(config).counts)
+            network.set_frequencies(vocabulary_of(config).counts)
     for start in starts.values():
         start.put_into(network)
     network.to(device).recurrent.flatten_parameters()
@@ -270,7 +270,6 @@ def build_objective(
             candidates=config.language_model.candidates,
             seed=config.seed,
             recurrent_dtype=dtype,
-            targets=Targets.build(config.language_model, vocabulary_of(config).counts, device),
         )
     optim, members = config.optim, None
     if manifest.members is not None:

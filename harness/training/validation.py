@@ -100,7 +100,7 @@ def measure_objective(
     summed logits.
     """
     if isinstance(objective, LanguageObjective):
-        return measure_language_model(objective.classifier, loader, world, pause, objective.targets), Decision
+        return measure_language_model(objective.classifier, loader, world, pause), Decision
     scores = score_classifier(objective, loader, world, pause)
     if not world.is_main:
         return {}, Decision

@@ -22,7 +22,7 @@ from harness.data.run_rows import order_spec, rows_of_task
 from harness.distributed.session import open_session
 from harness.inference.scoring import loader_over, measure_language_model
 from harness.model import language
-from harness.model.language import LanguageModel, Targets
+from harness.model.language import WINDOW, LanguageModel
 from harness.training.assembly import vocabulary_of
 from preprocessing.dataset.shards import Manifest, Split, read_manifest
 from tests.helpers.datasets import texts_in, write_dataset
@@ -41,7 +41,7 @@ def make_config(data: str, options: str) -> RunConfig:
     if options == "every option":
         model = ModelConfig(embedding_dim=8, hidden_size=6, dropout=0.4, word_dropout=0.3)
         optim = OptimConfig(lr=0.01, ema=0.8, weight_decay=0.1)
-        language_model = LanguageModelConfig(candidates=20, window=5, frequent=0.001)
+        language_model = LanguageModelConfig(candidates=20)
     else:
         model = ModelConfig(embedding_dim=8, hidden_size=6, bidirectional=False)
         optim, language_model = OptimConfig(lr=0.01), LanguageModelConfig(candidates=5000)
@@ -50,12 +50,11 @@ def make_config(data: str, options: str) -> RunConfig:
     return RunConfig(data=data, run=f"{data}-run", global_batch=GLOBAL_BATCH, **common, **parts)
 
 
-def network_of(config: RunConfig) -> tuple[LanguageModel, Targets, Manifest]:
+def network_of(config: RunConfig) -> tuple[LanguageModel, Manifest]:
     manifest = rows_of_task("language_model", read_manifest(config.data), config.data)
     model = build_fp64_network(config, manifest)
     assert isinstance(model, LanguageModel)
-    counts = vocabulary_of(config).counts
-    return model, Targets.build(config.language_model, counts, torch.device("cpu")), manifest
+    return model, manifest
 
 
 def rows_of(config: RunConfig, manifest: Manifest, name: str) -> tuple[Split, list[tuple[list[int], np.ndarray]]]:
@@ -73,13 +72,13 @@ def train_on_a_rank(data: str, cases: list[Case]) -> dict[Case, tuple[list[int],
 def reference_weights(data: str, options: str) -> Weights:
     """Plain PyTorch: one process, the whole global batch row by row, no padless code but model, masks and order."""
     config = make_config(data, options)
-    model, targets, manifest = network_of(config)
+    model, manifest = network_of(config)
     split, rows = rows_of(config, manifest, "train")
     order, size = order_over(split, order_spec(config)), manifest.vocabulary_size
-    counts = plain.token_counts(vocabulary_of(config).counts, config.language_model.frequent)
+    counts = plain.token_counts(vocabulary_of(config).counts)
 
     def loss_of(step: int) -> torch.Tensor:
-        distances = range(1, targets.window + 1)
+        distances = range(1, WINDOW + 1)
         candidates, corrections = list(range(1, size)), None
         if 2 * config.language_model.candidates < size - 1:
             candidates, tries = plain.draw(size, config.language_model.candidates, config.seed, step)
@@ -118,21 +117,21 @@ def measure_on_a_rank(data: str) -> list[dict[str, Any]]:
     language.CPU_ELEMENTS = 300
     with open_session("cpu", "fp32", 60) as session:
         for options, layout in zip(OPTIONS, layouts, strict=True):
-            model, targets, manifest = network_of(make_config(data, options))
+            model, manifest = network_of(make_config(data, options))
             loader = loader_over(Split(data, manifest, "validation"), session.world, 5, layout, session.device)
-            results.append(measure_language_model(model, loader, session.world, targets=targets))
+            results.append(measure_language_model(model, loader, session.world))
     return results
 
 
 def test_perplexity_is_exact_on_any_number_of_processes(data: str) -> None:
-    """Of both layouts, of one and two directions, and of next tokens and a window."""
+    """Of both layouts, of one and two directions."""
     expected = []
     for options in OPTIONS:
         config = make_config(data, options)
-        model, _, manifest = network_of(config)
+        model, manifest = network_of(config)
         _, rows = rows_of(config, manifest, "validation")
-        counts = plain.token_counts(vocabulary_of(config).counts, config.language_model.frequent)
-        everything, distances = range(1, manifest.vocabulary_size), range(1, config.language_model.window + 1)
+        counts = plain.token_counts(vocabulary_of(config).counts)
+        everything, distances = range(1, manifest.vocabulary_size), range(1, WINDOW + 1)
         pairs = [(ids, distance) for ids, _ in rows for distance in distances]
         with torch.no_grad():
             costs = [plain.row_losses(model, ids, everything, None, None, distance, counts) for ids, distance in pairs]

@@ -64,7 +64,7 @@ def build_fp64_network(config: RunConfig, manifest: Manifest) -> AnyNetwork:
     torch.manual_seed(config.seed)
     network = build_network(config, manifest).double()
     if isinstance(network, LanguageModel):
-        network.start_bias(vocabulary_of(config).counts)
+        network.set_frequencies(vocabulary_of(config).counts)
     return network
 
 

@@ -91,10 +91,9 @@ def row_losses(
     return totals
 
 
-def token_counts(counts: Sequence[int], frequent: float | None) -> list[float]:
+def token_counts(counts: Sequence[int]) -> list[float]:
     """What the predictions of each token count: as word2vec keeps tokens, on average 1."""
-    if frequent is None:
-        return [1.0] * len(counts)
+    frequent = 3e-4
     shares = [(count + 1) / (sum(counts) + len(counts)) for count in counts]
     keep_chances = [min(1.0, math.sqrt(frequent / share) + frequent / share) for share in shares]
     mean = sum(share * chance for share, chance in zip(shares, keep_chances, strict=True))
