@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +22,6 @@ from tests.helpers.commands import (
     ROOT,
     later_wins,
     read_metrics,
-    run_command,
     run_module,
     start_python,
     status_of,
@@ -78,19 +76,6 @@ def test_a_stopped_training_goes_on_and_every_command_says_what_the_cpu_says(
         explained = json.loads(succeed(run_module("padless", "explain", run, "w33001 w40 w50", *where)).stdout)
         figures_by_device[device] = figures["log_loss"], predicted["probability_positive"], explained["logit"]
     assert figures_by_device[DEVICE] == pytest.approx(figures_by_device["cpu"], abs=1e-3)
-
-
-FROM_PYTHON = """
-import sys, padless
-data, run, device = sys.argv[1:]
-run = padless.train(data, run, device=device, epochs=1, model={"embedding_dim": 16, "hidden_size": 16})
-print(run.state, len(run.predict(["w33001 w40", "w50"])))
-"""
-
-
-def test_python_trains_and_predicts(reviews: Path, tmp_path: Path) -> None:
-    words = [sys.executable, "-c", FROM_PYTHON, str(reviews), str(tmp_path / "run"), DEVICE]
-    assert succeed(run_command(words)).stdout.splitlines()[-1] == "finished 2"
 
 
 @cuda_alone

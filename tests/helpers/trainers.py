@@ -169,13 +169,3 @@ def all_steps(trainer: Trainer) -> Iterator[StepBatch]:
 def train(trainer: Trainer, steps: Iterator[StepBatch], number: int) -> list[torch.Tensor]:
     """Make some updates; the loss sum of each, still on the device."""
     return [trainer.update(batch) for batch in itertools.islice(steps, number)]
-
-
-def state_bytes(trainer: Trainer) -> dict[str, bytes]:
-    """Every tensor of a training's state, by name."""
-    tensors, _ = trainer.state()
-    return {
-        f"{file}/{name}": tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
-        for file, tensors_by_name in tensors.items()
-        for name, tensor in tensors_by_name.items()
-    }

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parts of the model equal plain formulas. The recurrent layouts and the poolings: a loop over single sequences, in
-outputs, gradients and every dtype; which layout a run takes. The linear part: its features and weights in both layouts,
-and scikit-learn's optimum.
+outputs and gradients. The linear part: its features and weights in both layouts, and scikit-learn's optimum.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from harness.batch import Batch, PackedIndex
 from harness.config import ModelConfig
-from harness.distributed.precision import layout_on, recurrent_dtype, takes_tf32
 from harness.model.classifier import Classifier, Objective
 from harness.model.linear_part import WidePart, pad_ids
 from harness.model.pooling import Last, MaximumAndMean
@@ -100,33 +98,6 @@ def test_equal_to_a_loop_over_sequences(path, num_layers: int, bidirectional: bo
 
 
 BF16 = torch.bfloat16
-
-
-def test_the_dtype_of_every_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    for precision, device, layout, cudnn, asks, expected, has_tf32 in (
-        ("bf16", "cuda", "padded", 91_300, True, "bf16", False),
-        ("bf16", "cuda", "packed", 91_002, True, "fp32", True),
-        ("bf16", "cuda", "padded", 91_300, False, "fp32", True),  # torch 2.9 says no to a tensor in bf16
-        ("bf16", "cpu", "padded", None, False, "bf16", False),
-        ("bf16", "cpu", "packed", None, False, "fp32", False),
-        ("fp16", "cuda", "packed", 90_000, False, "fp16", False),
-        ("tf32", "cuda", "packed", 90_000, False, "fp32", True),
-    ):
-        monkeypatch.setattr(torch.backends.cudnn, "version", lambda number=cudnn: number)
-        monkeypatch.setattr(torch, "empty", lambda *_, dtype, device: torch.zeros(1, dtype=dtype))
-        monkeypatch.setattr(torch, "cudnn_is_acceptable", lambda tensor, yes=asks: tensor.dtype == BF16 and yes)
-        assert recurrent_dtype(precision, device, layout).value == expected
-        assert takes_tf32(precision, device) == has_tf32
-
-
-def test_the_layout_follows_from_the_device_and_the_hidden_size() -> None:
-    cuda = torch.device("cuda")
-    for device, hidden_size, layout in (
-        (torch.device("cpu"), 512, "padded"),
-        (cuda, 128, "padded"),
-        (cuda, 129, "packed"),
-    ):
-        assert layout_on(device, hidden_size)[0] == layout
 
 
 def compute_gradients(objective: Objective, batch: Batch) -> dict[str, torch.Tensor]:
@@ -220,19 +191,6 @@ def weigh_counts(texts: list[str], labels: np.ndarray, longest: int) -> sparse.c
     ratios[has_feature.sum(0) < 2] = 0
     weights = idf * (0.05 + ratios) ** power
     return normalize(sparse.csr_matrix(counts.multiply(weights)))
-
-
-def test_the_linear_part_is_added_to_what_the_network_says() -> None:
-    """What the network learns without it: law 4."""
-    batch = padded_batch(range(20, 4, -2), 40)
-    model = Classifier(ModelConfig(embedding_dim=4, hidden_size=3, wide=256), 40)
-    model.wide.weights += 1.0
-    model.wide.table += 1.0
-    with torch.no_grad():
-        for share in (1.0, 0.25):
-            model.wide.share.fill_(share)
-            assert torch.equal(model(batch), model.read(batch) + share * model.wide(batch)[:, 0])
-        assert (model.wide(batch).abs() > 0.5).all()
 
 
 def name_words(ids: torch.Tensor) -> str:

@@ -101,14 +101,6 @@ def test_a_command_ends_at_once_whatever_it_does_and_leaves_no_temporary_file(tm
     assert [*tmp_path.iterdir()] == []
 
 
-def test_a_signal_after_the_end_of_a_command_changes_nothing() -> None:
-    program = COMMAND.replace("sys.exit(cli.run(main, []))", "code = cli.run(main, []); time.sleep(1); sys.exit(code)")
-    process = start_program(program.replace("{body}", "print('in it', flush=True); return 3"), "ready", "in it")
-    time.sleep(0.5)
-    process.terminate()
-    assert wait_for_end(process)[:2] == (3, [])
-
-
 LAUNCHER = """
 import subprocess, sys
 from padless.core import signals
