@@ -19,10 +19,11 @@ from harness.rundir.json_files import read_lines
 from harness.training import validation
 from harness.training.trainer import Trainer
 from tests.helpers.commands import (
-    accelerate,
+    CPU,
     later_wins,
     read_json,
     read_metrics,
+    run_module,
     status_of,
     succeed,
     values_in_log,
@@ -140,8 +141,9 @@ def test_a_dry_run_tries_network_and_memory_and_leaves_nothing(data: Path, tmp_p
 
 @pytest.mark.slow
 def test_bare_accelerate_exits_with_1_and_the_status_says_why(data: Path, tmp_path: Path) -> None:
-    words = later_wins("--data", data, "--run", tmp_path / "run", *TRAINING, "--optim.lr", "1000")
-    assert accelerate("harness.train", *words, timeout_s=90).returncode == 1
+    keys = later_wins("--data", data, "--run", tmp_path / "run", *TRAINING, "--optim.lr", "1000")
+    words = (*CPU, "--main_process_port=0", "-m", "harness.train", *keys)
+    assert run_module("accelerate.commands.launch", *words, timeout_s=90).returncode == 1
     status = status_of(tmp_path / "run")
     assert (status["state"], status["exit_code"]) == ("failed", 2)
     assert status["reason"].startswith("optim.lr: training diverged: at step 20 the loss is")

@@ -73,13 +73,6 @@ def run_command(
     return subprocess.CompletedProcess(command, process.returncode, out, unwrapped(err))
 
 
-def accelerate(module: str, *arguments: object, timeout_s: float = 180) -> subprocess.CompletedProcess[str]:
-    """``accelerate launch -m module arguments`` with two CPU processes, bare: without padless's own launcher."""
-    return run_module(
-        "accelerate.commands.launch", *CPU, "--main_process_port=0", "-m", module, *arguments, timeout_s=timeout_s
-    )
-
-
 def unwrapped(text: str) -> str:
     """What was printed, each sentence on one line again: lines that begin with blanks go on with the one before."""
     return re.sub(r"\n +", " ", text)

@@ -44,7 +44,7 @@ from padless.core import atomic, cli
 from preprocessing.dataset.inspect import verify_dataset
 from preprocessing.dataset.shards import MANIFEST, read_manifest
 from tests.helpers.commands import read_json
-from tests.helpers.corpora import contents
+from tests.helpers.corpora import contents, words_of
 from tests.helpers.ranks import PRELOADED
 from tests.helpers.runs import final, small
 
@@ -58,9 +58,8 @@ Changed = Callable[[int, str], None]
 
 def arguments(source: Path, output: Path, seed: int) -> list[str]:
     """The command that makes or replaces the dataset."""
-    small = ["--text.max_tokens", "64", "--vocabulary.min_count", "1", "--shards.rows", "100"]
-    words = ["prepare", "--source.path", str(source), "--output", str(output), "--seed", str(seed), "--overwrite"]
-    return [*words, "--executor.workers", "1", "--source.part_mb", "0.01", *small]
+    more = ("--shards.rows", 100, "--source.part_mb", 0.01)
+    return words_of(source, output, "--seed", seed, "--overwrite", *more)
 
 
 def run_in_child(work: Callable[[], int]) -> int:

@@ -23,14 +23,10 @@ TURN_LIMIT_S = 900
 ENDED = {"COMPLETED", "FAILED", "TIMEOUT", "CANCELLED", "OUT_OF_MEMORY", "NODE_FAIL", "BOOT_FAIL", "DEADLINE"}
 
 
-def run(command: list[str], timeout_s: float, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """A command of SLURM, from the repository's root."""
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=timeout_s, check=False)
-
-
 def ask(*command: object, timeout_s: float = COMMAND_LIMIT_S) -> str:
-    """What one of SLURM's commands prints; fails with what it complained about."""
-    result = run([*map(str, command)], timeout_s, dict(os.environ))
+    """What one of SLURM's commands prints, run from the repository's root; fails with what it complained about."""
+    words = [*map(str, command)]
+    result = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=False)
     assert result.returncode == 0, f"{command}: {result.stdout}{result.stderr}"
     return result.stdout.strip()
 
