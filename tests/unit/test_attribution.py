@@ -11,7 +11,6 @@ import torch
 
 from harness.batch import Batch
 from harness.config import ModelConfig
-from harness.model import dropout
 from harness.model.attribution import attribute
 from harness.model.classifier import Classifier
 from harness.model.dropout import HEAD, LAYERS, SITE_BITS, DropoutRates, draw_masks

@@ -34,6 +34,7 @@ from preprocessing.config import PreprocessConfig, SplitConfig
 from preprocessing.dataset.inspect import Dataset
 from preprocessing.labels import find_separator
 from preprocessing.pipeline.assign import Assigner, read_rules
+from preprocessing.pipeline.packing import Units, assign_splits, target_rows
 from preprocessing.pipeline.parts import Classes
 from preprocessing.pipeline.tokenize import mix_hash
 from tests.helpers.corpora import Command, reviews, write_csv
@@ -210,6 +211,7 @@ TEXTS = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 2)), min_size=1, m
 
 # By groups.
 
+SIZES = st.lists(st.integers(1, 25), min_size=6, max_size=60)
 FRACTIONS = st.sampled_from([0.0, 0.1, 0.25])
 
 

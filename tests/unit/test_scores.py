@@ -18,7 +18,7 @@ from harness.metrics.calibration import (
     fit_temperature,
 )
 from harness.metrics.figures import Scores, figures
-from harness.metrics.intervals import difference_interval, intervals, spread
+from harness.metrics.intervals import intervals, spread
 from harness.metrics.metrics import (
     classification_metrics,
     log_loss_per_row,
@@ -161,14 +161,6 @@ def test_intervals_cover(rows: int, classes: int, shrinking: float, strength: fl
     assert min(hits.values()) >= 88, hits
     values = classification_metrics(logits, labels)
     assert all(bounds[name][0] <= values[name] <= bounds[name][1] for name in WITH_INTERVALS)
-
-
-def test_intervals_of_a_difference_cover() -> None:
-    """Both predictions are of the same rows, so comparing two separate intervals would be far less precise."""
-    kinds = np.random.default_rng(5).choice(4, (400, 90), p=[0.7, 0.12, 0.1, 0.08])
-    pairs = [difference_interval(np.isin(sample, [0, 1]), np.isin(sample, [0, 2])) for sample in kinds]
-    hits = sum(low <= 0.02 <= high for low, high in pairs)
-    assert 360 <= hits <= 394, hits
 
 
 def test_spread_is_students_over_the_runs() -> None:
