@@ -94,25 +94,22 @@ class Bundle(Scorer):
     dtype: torch.dtype
     """Dtype of the recurrent layers."""
 
-    @staticmethod
-    def choose(info: BundleInfo, device: str, precision: str) -> dict[str, Any]:
-        """See ``Scorer.choose``."""
+    def load(self, device: str, precision: str) -> dict[str, str]:
+        """See ``Scorer.load``."""
         kind = choose_device(device).value
         choose_precision(precision, kind)  # type: ignore[arg-type]
-        return {"device": kind, "precision": recurrent_dtype(precision, kind, "padded").value}
-
-    def load(self) -> None:
-        """See ``Scorer.load``."""
+        recurrent_precision = recurrent_dtype(precision, kind, "padded").value
         network = read_network(self.directory, self.info)
         assert isinstance(network, Classifier)
         self.model = network.eval()
         self.model.prior = torch.from_numpy(np.asarray(prior_logits(self.info)))
         if self.threads:
             keep_memory()
-        if self.arithmetic["device"] == "cuda":
+        if kind == "cuda":
             set_tf32(False)
-        self.model.to(self.arithmetic["device"])
-        self.dtype = DTYPES[self.arithmetic["precision"]]
+        self.model.to(kind)
+        self.dtype = DTYPES[recurrent_precision]
+        return {"device": kind, "precision": recurrent_precision}
 
     def score(self, encoded: list[np.ndarray]) -> np.ndarray:
         """See ``Scorer.score``. Texts of similar length are computed together, on the device where the model is; on a

@@ -32,14 +32,8 @@ from harness.distributed.devices import check_device
 from harness.inference.config import PredictConfig, resolve_prediction
 from harness.inference.prediction_files import BLOCK_ROWS, Output, Part
 from harness.inference.rows import find_texts, iter_parts, iter_texts, refuse_input
-from harness.inference.scorer import (
-    Scorer,
-    find_engine,
-    open_scorer,
-    read_decision,
-    unknown_shares,
-)
-from harness.rundir.bundle_files import BundleInfo, bundle_directory, bundle_hash, read_classifier
+from harness.inference.scorer import Scorer, open_scorer, unknown_shares
+from harness.rundir.bundle_files import BundleInfo, bundle_hash
 from harness.rundir.results import probability_column
 from padless.core import arrays, atomic, jobs
 from padless.core.atomic import check_replaced, storage_errors
@@ -116,11 +110,13 @@ def main(config: PredictConfig) -> None:
     """Predict the texts given, or every row of the input, with the best weights of a run."""
     config = resolve_prediction(config)
     check_device(config.device)
-    if config.output is not None:
-        predict_files(config, Path(config.output))
-        return
     options: dict[str, Any] = {"device": config.device, "precision": config.precision, "abstain": config.abstain}
+    if config.output is not None:
+        options["threads"] = 1  # so that nothing depends on their number
     scorer = open_scorer(config.run, config.engine, **options)
+    if config.output is not None:
+        predict_files(config, Path(config.output), scorer)
+        return
     with atomic.temporary_folder() as folder:
         lines: Iterable[list[str]] = [config.texts]
         if config.inputs:
@@ -147,8 +143,8 @@ def print_predictions(scorer: Scorer, texts: list[str], as_json: bool) -> None:
     sys.stdout.flush()
 
 
-def predict_files(config: PredictConfig, target: Path) -> None:
-    """Predict with the processes of this machine, all parts or one share of them.
+def predict_files(config: PredictConfig, target: Path, scorer: Scorer) -> None:
+    """Predict with the processes of this machine, all parts or one share of them, by models like ``scorer``.
 
     Raises ``ConfigError``, ``DataError`` or ``StorageError``.
     """
@@ -161,21 +157,19 @@ def predict_files(config: PredictConfig, target: Path) -> None:
         return
     with claim_predictions(target, work, share), ExitStack() as stack:
         stack.enter_context(COMMAND.advising(f"finished parts are kept in {work}; the same command goes on"))
-        directory = bundle_directory(config.run)
-        info = read_classifier(directory)
-        open_model, settings = choose_scorer(config, directory, info)
+        info = scorer.info
         if config.rank and info.has_label_sets:
             raise ConfigError("rank: chooses rows where a text has one label, not several; leave this out")
         files = find_texts(config.inputs, config.source, info.source, work)
         refuse_input(target, files)
         check_replaced(target, config.overwrite)
         num_parts = int(sum(identity_of(file)["bytes"] for file in files) / (config.source.part_mb * 1e6))
-        is_cpu = open_model.keywords["device"] == "cpu"
+        is_cpu = scorer.arithmetic["device"] == "cpu"
         num_processes = max(1, min(available_cores(), num_parts)) if is_cpu else 1  # a start of one takes seconds
         workers = stack.enter_context(open_workers(config.executor(num_processes), quiet=config.quiet))
         sources = convert_all(files, workers, work, keep_columns=True)
         output = plan_output(target, sources, info, has_label=config.rank is not None)
-        parts = list_parts(sources, work, settings, open_model)
+        parts = list_parts(sources, work, scorer, config.abstain)
         results = jobs.run_tasks("predicting", work, parts, workers, wait=share.is_leader)
         facts = [facts for _, facts in results]
         if not share.is_leader:
@@ -239,28 +233,18 @@ def print_outcome(config: PredictConfig, target: Path, facts: Sequence[PartFacts
         print_stderr(f"warning: {num_unknown:,} of {num_rows:,} texts ({proportion}) hold no known word")
 
 
-def choose_scorer(config: PredictConfig, directory: Path, info: BundleInfo) -> tuple[partial[Scorer], dict[str, Any]]:
-    """What opens the scorer, and the settings that determine the predictions, as JSON values."""
-    scorer_class = find_engine(directory, config.engine)
-    read_decision(directory, info, config.abstain)  # refuses it before the input is read
-    arithmetic = scorer_class.choose(info, config.device, config.precision)
-    settings = {"version": VERSION, "engine": scorer_class.engine, "abstain": config.abstain}
-    options = {**arithmetic, "abstain": config.abstain, "threads": 1}  # so that nothing depends on their number
-    open_model = partial(open_scorer, directory, scorer_class.engine, **options)
-    return open_model, {**settings, **arithmetic, "weights": bundle_hash(info)}
-
-
-def list_parts(
-    sources: Sequence[Source], work: Path, settings: dict[str, Any], open_model: partial[Scorer]
-) -> list[ScoredPart]:
-    """All parts, at least one. Their key, which begins the names of their files, is the hash of all rows and of the
-    ``settings``, which are JSON values.
+def list_parts(sources: Sequence[Source], work: Path, scorer: Scorer, abstain: float | None) -> list[ScoredPart]:
+    """All parts, at least one. Their key, which begins the names of their files, is the hash of all rows and of
+    everything else that determines the predictions.
     """
     parts = [(source.folder / part.path, part) for source in sources for part in source.converted.parts]
     if not parts:
         raise DataError(f"{sources[0].file.name}: holds no rows")
+    options = {**scorer.arithmetic, "abstain": abstain}
+    settings = {"version": VERSION, "engine": scorer.engine, "weights": bundle_hash(scorer.info), **options}
     content = atomic.canonical_json(settings | {"parts": [part.sha256 for _, part in parts]})
     key = hashlib.sha256(content).hexdigest()
+    open_model = partial(open_scorer, scorer.directory, scorer.engine, threads=1, **options)
     names = [work / f"{key[:16]}-{number:05d}" for number in range(len(parts))]
     return [
         ScoredPart(key, work, name.with_suffix(".json"), part.rows, name.with_suffix(".parquet"), rows, open_model)

@@ -25,7 +25,6 @@ from harness.rundir.bundle_files import (
     LENGTHS,
     LOGITS,
     ONNX,
-    BundleInfo,
     bundle_directory,
     read_classifier,
     read_info,
@@ -66,17 +65,21 @@ class Scorer(ABC):
     ) -> None:
         """Load and verify a bundle or export directory.
 
-        ``choose`` documents ``device`` and ``precision``. ``threads``: on a CPU so many batches are computed at
-        once, each by one thread; None: as many as there are cores. ``abstain`` is that of ``PredictConfig``. Raises
-        ``DataError`` if a file is missing, damaged or of another bundle, ``ConfigError`` for a language model.
+        ``threads``: on a CPU so many batches are computed at once, each by one thread; None: as many as there are
+        cores. ``abstain`` is that of ``PredictConfig``. Raises ``DataError`` if a file is missing, damaged or of
+        another bundle, ``ConfigError`` for a language model, and for what this engine or machine cannot compute.
         """
         self.directory, self.threads = directory, threads
         self.info = read_classifier(directory)
-        self.arithmetic = self.choose(self.info, device, precision)
-        self.vocabulary = read_vocabulary(directory, self.info)
         self.labels, self.label_type = self.info.labels, self.info.label_type
-        self.decision = read_decision(directory, self.info, abstain)
-        self.load()
+        if self.info.has_label_sets and abstain:
+            problem = "its texts may have several labels, each predicted by a threshold of its own"
+            raise ConfigError(f"{directory}: {problem}; abstain is for one label to a text: leave it out")
+        thresholds = self.info.threshold, self.info.thresholds
+        self.decision = Decision(self.info.temperature, *thresholds, min_confidence=abstain or 0.0)
+        self.vocabulary = read_vocabulary(directory, self.info)
+        self.arithmetic = self.load(device, precision)
+        """The ``device`` and ``precision`` that were chosen; the results depend on both."""
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -88,16 +91,8 @@ class Scorer(ABC):
         return encoder
 
     @abstractmethod
-    def load(self) -> None:
-        """Load and verify the weights. Raises ``UserError``."""
-
-    @staticmethod
-    @abstractmethod
-    def choose(info: BundleInfo, device: str, precision: str) -> dict[str, Any]:
-        """The ``device`` and ``precision`` for a bundle on this machine; the results depend on both.
-
-        A choice is not changed. Raises ``ConfigError``.
-        """
+    def load(self, device: str, precision: str) -> dict[str, str]:
+        """Load and verify the weights; returns ``arithmetic``. Raises ``UserError``."""
 
     @abstractmethod
     def score(self, encoded: list[np.ndarray]) -> np.ndarray:
@@ -113,14 +108,6 @@ class Scorer(ABC):
         return prediction_columns(predicted, chances, self.labels, self.label_type)
 
 
-def read_decision(directory: Path, info: BundleInfo, abstain: float | None) -> Decision:
-    """How a bundle decides; ``abstain`` is that of ``PredictConfig``. Raises ``ConfigError``."""
-    if info.has_label_sets and abstain:
-        problem = "its texts may have several labels, each predicted by a threshold of its own"
-        raise ConfigError(f"{directory}: {problem}; abstain is for one label to a text: leave it out")
-    return Decision(info.temperature, info.threshold, info.thresholds, min_confidence=abstain or 0.0)
-
-
 def require_onnxruntime(purpose: str) -> None:
     """Import ONNX Runtime, which sends nothing to its makers then. Raises ``ConfigError`` if it is missing."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -132,15 +119,10 @@ class OnnxScorer(Scorer):
 
     engine = "onnx"
 
-    @staticmethod
-    def choose(info: BundleInfo, device: str, precision: str) -> dict[str, Any]:
-        """A CPU, in the precision of the file. Raises ``ConfigError`` for anything else."""
+    def load(self, device: str, precision: str) -> dict[str, str]:
+        """See ``Scorer.load``; ``ConfigError`` without ONNX Runtime, and for anything but a CPU in fp32."""
         if device == "cuda" or precision == "bf16":
             raise ConfigError("engine: ONNX Runtime computes on CPUs in fp32 here; leave this out, or set it to torch")
-        return {"device": "cpu", "precision": "fp32"}
-
-    def load(self) -> None:
-        """See ``Scorer.load``; ``ConfigError`` without ONNX Runtime."""
         path, sha256 = self.directory / ONNX, self.info.onnx_sha256
         if sha256 is None:
             raise DataError(f"{path}: missing: {INDEX} names none; `padless export RUN --onnx` makes one")
@@ -155,6 +137,7 @@ class OnnxScorer(Scorer):
             self.session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its errors share no base class
             raise DataError(f"{path}: ONNX Runtime cannot read it ({one_line(error)})") from None
+        return {"device": "cpu", "precision": "fp32"}
 
     def score(self, encoded: list[np.ndarray], output: str = LOGITS) -> np.ndarray:
         """See ``Scorer.score``; or another ``output`` of the graph."""
@@ -169,26 +152,19 @@ class OnnxScorer(Scorer):
 def open_scorer(path: str | Path, engine: str = "auto", **options: Any) -> Scorer:
     """Load and verify the model of a run, a bundle, an export folder, or a repository of the hub (``hf://owner/name``).
 
-    ``options``: device, precision, threads and what decides, as for a ``Scorer``. Raises ``UserError``.
+    ``engine`` auto is torch, or ONNX Runtime if torch cannot be imported. ``options``: device, precision, threads and
+    what decides, as for a ``Scorer``. Raises ``UserError``.
     """
     directory = bundle_directory(path)
-    scorer = find_engine(directory, engine)(directory, **options)
-    scorer.encode([])  # refuses another text→ids function now, not at the first text
-    return scorer
-
-
-def find_engine(directory: Path, engine: str) -> type[Scorer]:
-    """The class that computes a bundle on this machine; ``auto`` is torch, or ONNX Runtime if torch cannot be imported.
-
-    Raises ``UserError`` for a missing bundle or package.
-    """
     require(engine in get_args(Engine), "engine", engine, f"one of {', '.join(get_args(Engine))}")
     read_info(directory)  # report a missing bundle before a missing package
     if engine == "onnx" or (engine == "auto" and not is_importable("torch")):
-        return OnnxScorer
-    require_package("torch", "--engine torch")
-    bundle_class: type[Scorer] = load_object("harness.inference.bundle:Bundle")
-    return bundle_class
+        scorer: Scorer = OnnxScorer(directory, **options)
+    else:
+        require_package("torch", "--engine torch")
+        scorer = load_object("harness.inference.bundle:Bundle")(directory, **options)
+    scorer.encode([])  # refuses another text→ids function now, not at the first text
+    return scorer
 
 
 def pad_texts(encoded: Sequence[np.ndarray]) -> np.ndarray:

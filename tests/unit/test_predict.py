@@ -23,8 +23,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from harness.inference import predict as predicting
-from harness.inference import scorer
 from harness.inference.predict import ScoredPart, claim_predictions
+from harness.inference.scorer import Scorer
 from harness.metrics.calibration import Decision
 from padless.commands import main
 from padless.core import cli, jobs
@@ -40,22 +40,17 @@ LOGIT = 1.0986122886681096
 """Of three to one, so that probabilities are 0.75 and 0.25 to the last bit."""
 
 
-class Stub(scorer.Scorer):
+class Stub(Scorer):
     """A scorer and a predictor: a text is good if it has an even number of characters."""
 
     texts_seen: ClassVar[list[str]] = []
     """Every text that was encoded since the latest command began."""
-    engine, labels, label_type = "torch", LABELS, "text"
-    decision = Decision()
+    engine, labels, label_type, directory = "torch", LABELS, "text", Path("run")
+    decision, arithmetic = Decision(), {"device": "cpu", "precision": "fp32"}
 
-    def __init__(self, directory: Path, *settings: object, **options: object) -> None:
+    def __init__(self, info: Any) -> None:
         """Nothing is opened."""
-
-    @staticmethod
-    def choose(info: object, device: str, precision: str) -> dict[str, str]:
-        """As asked for, on a CPU."""
-        Stub.texts_seen = []
-        return {"device": "cpu", "precision": precision}
+        self.info = info
 
     def encode(self, texts: list[str]) -> list[np.ndarray]:
         """An id for each character, and two more; words of nothing but x are unknown."""
@@ -66,8 +61,9 @@ class Stub(scorer.Scorer):
         """Three to one, for or against."""
         return LOGIT * np.array([1 - 2 * (len(ids) % 2) for ids in encoded])
 
-    def load(self) -> None:
+    def load(self, device: str, precision: str) -> dict[str, str]:
         """There are no weights."""
+        return self.arithmetic
 
 
 pytestmark = pytest.mark.thorough
@@ -82,16 +78,15 @@ def info(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
     """The stub is the scorer of every command, in an empty folder; its bundle's metadata, which tests may change."""
     monkeypatch.chdir(tmp_path)
     facts = {"labels": LABELS, "source": ReadingOptions(), "weights_sha256": "w"}
-    info = SimpleNamespace(temperature=1.0, threshold=0.5, thresholds=[], has_label_sets=False, **facts)
+    info = SimpleNamespace(has_label_sets=False, **facts)
     monkeypatch.setattr(jobs, "OPENED", SimpleNamespace())
-    monkeypatch.setattr(predicting, "read_classifier", lambda directory: info)
     monkeypatch.setattr(predicting, "bundle_hash", lambda info: info.weights_sha256)
-    for module in (scorer, predicting):
-        monkeypatch.setattr(module, "find_engine", lambda directory, engine: Stub)
+    monkeypatch.setattr(predicting, "open_scorer", lambda *_, **options: Stub(info))
     return info
 
 
 def run(*words: object) -> int:
+    Stub.texts_seen = []
     return cli.run(main, ["predict", "--run", "run", *map(str, words)])
 
 
