@@ -54,7 +54,7 @@ KEPT_LINES = 40
 """Of what a member prints; its ``log.txt`` has all."""
 TRACEBACK = "Traceback (most recent call last):"
 SHORTEST_S = 1.0
-"""No training begins with less time than this."""
+"""No further training begins with less time than this."""
 
 
 def main(launch_config: TrainConfig, start: launcher.Start = launcher.run_ranks) -> int:
@@ -126,16 +126,17 @@ def train_in_turn(
     """Train run after run, all together within ``max_time``; the exit code of the first that failed, else 0. A dry run
     does only the first one.
     """
-    began, screen = time.monotonic(), Screen(quiet=launch_config.quiet)
+    until_s, screen = time.monotonic() + (launch_config.max_time_s or inf), Screen(quiet=launch_config.quiet)
     for number, config in enumerate(steps, 1):
         STOP.must_save = False
-        left_s = (launch_config.max_time_s or inf) - (time.monotonic() - began)
-        if STOP.signal is not None or left_s < SHORTEST_S:
+        left_s = until_s - time.monotonic()
+        if STOP.signal is not None or (number > 1 and left_s < SHORTEST_S):
             return PREEMPTED
         if len(steps) > 1:
             screen.print_text("")
             screen.fact(config.task.replace("_", " "), f"{number} of {len(steps)}: {config.run}")
-        config_within = config if left_s == inf else replace(config, max_time=f"{left_s:.0f}")
+        max_time = launch_config.max_time if number == 1 or left_s == inf else f"{left_s:.0f}"
+        config_within = replace(config, max_time=max_time)
         code = launcher.launch_training(launch_config, config_within, start)
         if code or launch_config.dry_run:
             return code

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -203,7 +203,7 @@ class Index(Lazy[ShardInfo]):
         except (OSError, ValueError, pa.ArrowException) as error:
             raise DataError(f"{path}: not the index that the manifest names ({one_line(error)}); {REBUILD}") from None
         self._lines = pa.Table.from_batches([batch.slice(part.first, part.shards) for part in parts], INDEX_SCHEMA)
-        self.width, self.rows = (self._lines[name].to_numpy() for name in ("width", "rows"))
+        self.number, self.width, self.rows, self.bytes = (column.to_numpy() for column in self._lines.columns[:4])
         self.part_of = np.repeat(np.arange(len(parts)), [part.shards for part in parts])
         super().__init__(len(self.rows), self._read_shard)
 
@@ -211,6 +211,12 @@ class Index(Lazy[ShardInfo]):
         part, (line,) = self.parts[self.part_of[number]], self._lines.slice(number, 1).to_pylist()
         hashes = {"sha256": line["sha256"].hex(), "hashes": [digest.hex() for digest in line["hashes"]]}
         return ShardInfo(part.split, **line | hashes, fold=part.fold)
+
+    def paths(self) -> Iterator[str]:
+        """The path of each shard, without reading its line."""
+        for index, number, width in zip(self.part_of.tolist(), self.number.tolist(), self.width.tolist(), strict=True):
+            part = self.parts[index]
+            yield shard_path(part.split, number, part.fold, width)
 
 
 def matches_totals(part: Totals, batch: pa.RecordBatch) -> bool:

@@ -419,7 +419,8 @@ class Split:
 
     def states(self) -> np.ndarray:
         """int64 ``[shards]``: numbers that change if a file is modified or replaced. Raises ``DataError``."""
-        return np.array([check_size(Path(self.root, info.path), info.bytes) for info in self.index])
+        sizes = zip(self.index.paths(), self.index.bytes.tolist(), strict=True)
+        return np.fromiter((check_size(f"{self.root}/{path}", size) for path, size in sizes), np.int64)
 
     def check_unchanged(self) -> None:
         """Raise ``DataError`` if a file has changed since this split was opened."""

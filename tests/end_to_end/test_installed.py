@@ -87,7 +87,7 @@ def test_scripts_work_in_any_folder(scripts: Path, folder: Path) -> None:
 def test_from_a_csv_to_three_lines_without_a_checkout(scripts: Path, folder: Path) -> None:
     job = ("prepare", "reviews.csv", "--output", "data/mine", "--executor.workers", 2)
     run(folder, scripts / "padless", *job)
-    keys = ("--config", "small", "--data", "data/mine", "--run", "runs/mine", *SMALL)
+    keys = ("--data", "data/mine", "--run", "runs/mine", *SMALL)
     run(folder, scripts / "padless", "train", "--config_file", "cpu", *keys)
     run(folder, scripts / "padless", "evaluate", "--run", "runs/mine", "--data", "data/mine")
     prediction = run(folder, scripts / "padless", "predict", "--run", "runs/mine", "--json", "a superb film")
