@@ -46,15 +46,11 @@ class Decision:
     min_confidence: float = 0.0
     """Least probability of the most probable class; below, none is predicted."""
 
-    def calibrate(self, logits: np.ndarray) -> np.ndarray:
-        """Calibrated logits of the same shape."""
-        return logits / self.temperature
-
     def predictions(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Of logits before calibration: the predicted classes, int64 ``[rows]``, -1 for none, or bool
         ``[rows, classes]`` with several labels to a text, and calibrated probabilities, float64 ``[rows, classes]``.
         """
-        calibrated = self.calibrate(logits)
+        calibrated = logits / self.temperature
         if self.thresholds:
             chances = set_probabilities(calibrated)
             return chances >= np.array(self.thresholds), chances

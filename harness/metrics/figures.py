@@ -18,7 +18,6 @@ from harness.metrics.intervals import intervals, spread
 from harness.metrics.metrics import (
     calibration_error,
     classification_metrics,
-    largest_confusions,
     log_loss_per_row,
     per_class,
     reliability,
@@ -26,13 +25,10 @@ from harness.metrics.metrics import (
 )
 from padless.core.terminal import Screen, count_noun, percent, shorten_line, table
 
-MAX_NAME_CELLS = 24
 MAX_CLASSES = 10
 """Maximum number of classes in a table; of more, those with the lowest F1."""
-MAX_CONFUSIONS = 8
+MAX_CONFUSIONS = 12
 """Maximum number of confusions shown."""
-LOG_LOSS = "the mean of -ln(probability of the true class): 0 is perfect; a blind guess among n classes has ln(n)"
-LOG_LOSS_OF_SETS = "the sum over all classes of -ln(probability of having the class, or not): 0 is perfect"
 MIN_IMPROVEMENT = 0.02
 """Share of the validation loss: if the last third of the epochs has taken more off, more epochs are advised."""
 MAX_NAMED_CLASSES = 3
@@ -76,7 +72,7 @@ def show_figure(values: Mapping[str, Any], key: str, labels: Sequence[str]) -> S
         title = "subset accuracy"
     elif key == "f1" and labels:
         is_of_one = len(labels) == 2 and not has_label_sets
-        title = f"F1 of {shorten_line(labels[1], MAX_NAME_CELLS)}" if is_of_one else "F1 (macro)"
+        title = f"F1 of {shorten_line(labels[1], MAX_LABEL_CELLS)}" if is_of_one else "F1 (macro)"
     bounds = (values.get("intervals") or {}).get(key)
     return ShownFigure(title, f"{values[key]:.4f}", "" if bounds is None else f"{bounds[0]:.4f} to {bounds[1]:.4f}")
 
@@ -100,7 +96,7 @@ class Scores:
 
 def figures(scores: Scores, names: Sequence[str], decision: Decision) -> dict[str, Any]:
     """Metrics after calibration with intervals, each class, and the calibration, as plain values."""
-    labels, logits = scores.labels, decision.calibrate(scores.logits)
+    labels, logits = scores.labels, scores.logits / decision.temperature
     raw_bins, bins = reliability(scores.logits, labels), reliability(logits, labels)
     predicted, _ = decision.predictions(scores.logits)
     threshold: dict[str, Any] = {"threshold": decision.threshold}
@@ -185,7 +181,6 @@ def print_figures(screen: Screen, splits: Mapping[str, Mapping[str, Any]]) -> No
     )
     has_threshold = "threshold" in last and len(last["labels"]) == 2
     screen.print_text(f"{line}; threshold {last['threshold']:.4f}" if has_threshold else line)
-    screen.print_text(f"log loss: {LOG_LOSS_OF_SETS if 'thresholds' in last else LOG_LOSS}")
     screen.write([""])
     screen.write(classes_table(last["per_class"]))
 
@@ -204,13 +199,23 @@ def print_evaluation(screen: Screen, values: Mapping[str, Any]) -> None:
     screen.write(confusion_table(values))
 
 
+def largest_confusions(values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The confusions of a true and a predicted class, those with the most rows first."""
+    labels, entries = values["labels"], values["per_class"]
+    wrong = [cell for cell in values["confusion"] if cell[0] != cell[1]]
+    wrong.sort(key=itemgetter(2), reverse=True)
+    return [
+        {"true": labels[true], "predicted": labels[predicted], "rows": rows, "share": rows / entries[true]["rows"]}
+        for true, predicted, rows in wrong[:MAX_CONFUSIONS]
+    ]
+
+
 def confusion_table(values: Mapping[str, Any]) -> list[str]:
     """The largest confusions: true class, predicted class, rows."""
-    names = [shorten_line(name, MAX_LABEL_CELLS) for name in values["labels"]]
-    rows = [
-        {"true": names[label], "predicted": names[predicted], "rows": f"{count:,}"}
-        for label, predicted, count in largest_confusions(values["confusion"], MAX_CONFUSIONS)
-    ]
+    rows = []
+    for confusion in largest_confusions(values):
+        names = {key: shorten_line(confusion[key], MAX_LABEL_CELLS) for key in ("true", "predicted")}
+        rows.append({**names, "rows": f"{confusion['rows']:,}"})
     if not rows:
         return ["no row is confused"]
     return ["largest confusions", *table(rows, left=("true", "predicted"))]

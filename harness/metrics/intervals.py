@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.metrics.metrics import areas, is_right, log_loss_per_row
+from harness.metrics.metrics import is_right, log_loss_per_row
 
 LEVEL = 0.95
 METHOD = "Wilson's for as many rows as give the same variance"
@@ -24,11 +24,16 @@ Z = 1.959963984540054
 
 def intervals(logits: np.ndarray, labels: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
     """``[low, high]`` of accuracy, balanced accuracy and log loss, with level and method; with several labels to a text
-    of F1 and average precision in place of balanced accuracy.
+    of F1 in place of balanced accuracy.
     """
     right = is_right(labels, predicted)
     if labels.ndim > 1:
-        averages = intervals_of_sets(logits, labels, predicted)
+        hits, sizes = 2.0 * (labels & predicted), 1.0 * labels + predicted
+        is_used = sizes.any(axis=0)
+        averages = {
+            "f1": ratios_interval(hits[:, is_used], sizes[:, is_used]),
+            "f1_micro": ratios_interval(hits.sum(axis=1, keepdims=True), sizes.sum(axis=1, keepdims=True)),
+        }
     else:
         rows, hits = np.bincount(labels), np.bincount(labels, right)
         averages = {"balanced_accuracy": recalls_interval(hits[rows > 0], rows[rows > 0])}
@@ -38,25 +43,6 @@ def intervals(logits: np.ndarray, labels: np.ndarray, predicted: np.ndarray) -> 
         "accuracy": wilson(int(right.sum()), len(labels)),
         **averages,
         "log_loss": mean_interval(log_loss_per_row(logits, labels)),
-    }
-
-
-def intervals_of_sets(logits: np.ndarray, labels: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
-    """The intervals of F1 and average precision where a text may have several labels.
-
-    Average precision counts the rows of each class as trials (Boyd et al., 2013, Area under the Precision-Recall
-    Curve).
-    """
-    hits, sizes = 2.0 * (labels & predicted), 1.0 * labels + predicted
-    is_used = sizes.any(axis=0)
-    columns = ((logits[:, [number]], labels[:, [number]]) for number in range(labels.shape[1]))
-    precisions = [areas(*column)["pr_auc"] for column in columns]
-    is_ranked = np.array([precision is not None for precision in precisions])
-    rows = labels.sum(axis=0)[is_ranked]
-    return {
-        "f1": ratios_interval(hits[:, is_used], sizes[:, is_used]),
-        "f1_micro": ratios_interval(hits.sum(axis=1, keepdims=True), sizes.sum(axis=1, keepdims=True)),
-        "pr_auc": recalls_interval(np.array(precisions)[is_ranked] * rows, rows) if len(rows) else None,
     }
 
 

@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 
-LISTED_CONFUSIONS = 12
-"""Number of confusions that are shown, with examples, beside or in place of a whole matrix."""
 CALIBRATION_BINS = 15
 """Equal-width bins of confidence, as in Guo et al. (2017), On Calibration of Modern Neural Networks."""
 
@@ -125,12 +123,6 @@ def confusion_of(labels: np.ndarray, predicted: np.ndarray, classes: int) -> lis
     pairs, rows = np.unique(labels * classes + predicted, return_counts=True)
     cells: list[list[int]] = np.stack((pairs // classes, pairs % classes, rows), axis=1).tolist()
     return cells
-
-
-def largest_confusions(confusion: Sequence[Sequence[int]], number: int) -> list[Sequence[int]]:
-    """The cells of ``confusion_of`` with wrong predictions, those with the most rows first."""
-    wrong = [cell for cell in confusion if cell[0] != cell[1]]
-    return sorted(wrong, key=lambda cell: -cell[2])[:number]
 
 
 def mistakes_to_show(

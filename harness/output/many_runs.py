@@ -73,12 +73,11 @@ def figures_of(run: Member) -> dict[str, dict[str, Any]]:
         best = [line for line in read_log(run.path) if line["kind"] == VALIDATION and line.get("best")]
         validation = best[-1] if best else None
     values = {VALIDATION: validation, TEST: test}
-    return {split: select_figures(figures) for split, figures in values.items() if figures is not None}
-
-
-def select_figures(values: dict[str, Any]) -> dict[str, Any]:
-    """The figures, their intervals, and the number of rows."""
-    return {name: values[name] for name in ("rows", *FIGURES, "intervals") if name in values}
+    return {
+        split: {name: figures[name] for name in ("rows", *FIGURES, "intervals") if name in figures}
+        for split, figures in values.items()
+        if figures is not None
+    }
 
 
 def score_all_rows(folder: Path, runs: Sequence[Member], names: Sequence[str]) -> dict[str, Any]:

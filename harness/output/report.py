@@ -32,8 +32,7 @@ from harness.baselines.tfidf import estimate_seconds, names_of
 from harness.config import CLASSIFIER, RunConfig, flat
 from harness.inference import explanation
 from harness.metrics.figures import (
-    LOG_LOSS,
-    LOG_LOSS_OF_SETS,
+    largest_confusions,
     majority,
     never_found,
     scalar_figures,
@@ -41,7 +40,7 @@ from harness.metrics.figures import (
     show_figures,
 )
 from harness.metrics.intervals import wilson
-from harness.metrics.metrics import LISTED_CONFUSIONS, largest_confusions, worst_first
+from harness.metrics.metrics import worst_first
 from harness.output.charts import MIN_BIN_ROWS, NUM_COLOURS, learning_charts, quality_charts
 from harness.output.many_runs import summarize_runs
 from harness.output.run_facts import RunFacts, compare_linear, mistakes_of
@@ -144,7 +143,7 @@ def render_page(runs: Sequence[RunFacts], spread: dict[str, Any] | None) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(FILTERS)
-    environment.globals |= {"bin_rows": MIN_BIN_ROWS, "log_loss": LOG_LOSS, "log_loss_of_sets": LOG_LOSS_OF_SETS}
+    environment.globals["bin_rows"] = MIN_BIN_ROWS
     measured_splits = {run.split for run in runs} - {None}
     chart_split = VALIDATION if measured_splits == {VALIDATION} else TEST
     style = (FOLDER / STYLE).read_text(encoding="utf-8") + explanation.STYLE
@@ -184,30 +183,21 @@ def view_details(run: RunFacts) -> dict[str, Any]:
         "no_texts": no_texts,
         "classes": worst_first(figures["per_class"]),
         "matrix": matrix_of(figures),
-        "confusions": confusions(figures)[:LISTED_CONFUSIONS],
+        "confusions": largest_confusions(figures),
     }
-
-
-def confusions(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The confusions of a true and a predicted class, the largest first."""
-    labels, entries = figures["labels"], figures["per_class"]
-    return [
-        {"label": labels[true], "predicted": labels[predicted], "rows": rows, "share": rows / entries[true]["rows"]}
-        for true, predicted, rows in largest_confusions(figures["confusion"], len(figures["confusion"]))
-    ]
 
 
 def matrix_of(figures: Mapping[str, Any]) -> np.ndarray:
     """Rows of each true class by predicted class, int64 ``[classes, classes]``; empty for too many classes, and with
     several labels to a text.
     """
-    from scipy.sparse import coo_array  # slow
-
     number = len(figures["labels"])
     if number > MAX_MATRIX_CLASSES or "thresholds" in figures:
         return np.empty((0, 0))
     true, predicted, rows = np.array(figures["confusion"]).T
-    return coo_array((rows, (true, predicted)), (number, number)).toarray()
+    matrix = np.zeros((number, number), np.int64)
+    matrix[true, predicted] = rows
+    return matrix
 
 
 def capitalize(text: str) -> str:

@@ -17,9 +17,9 @@ from harness.rundir.json_files import Line
 from harness.rundir.layout import BUNDLE, METRICS, THROUGHPUT
 from harness.rundir.metrics_log import read_log
 from harness.rundir.records import read_environment, read_run_config, read_status
-from harness.rundir.results import figures_name, read_figures, read_measured
+from harness.rundir.results import read_measured
 from padless.core.errors import DataError, UserError
-from padless.core.split_names import TEST, VALIDATION
+from padless.core.split_names import VALIDATION
 from padless.core.terminal import public_values
 from preprocessing.dataset.shards import VOCABULARY, Manifest
 from preprocessing.dataset.views import find_originals, home_of, read_data
@@ -56,17 +56,11 @@ class RunFacts:
         """Figures on the test split, else on validation, if any."""
         self.split = self.measured.split if self.measured is not None else None
         self.figures = self.measured.figures if self.measured is not None else None
-        self.figures_note: str | None = None
-        """Why figures of the test split are not shown, although there are some."""
-        if self.split != TEST and read_figures(self.directory, TEST):
-            self.figures_note = f"{figures_name(TEST)} has figures of other weights than the best of this run"
         info = find_info(self.directory / BUNDLE)
         self.fingerprint = info.dataset if info is not None else None
         """Fingerprint of the dataset of the training."""
         self.manifest, self.manifest_note = find_manifest(self.config, self.fingerprint)
         """Manifest of that dataset; or why there is none: the directory is missing or holds another dataset."""
-        if self.fingerprint is None and self.manifest is not None:
-            self.fingerprint = self.manifest.fingerprint
         self.linear: dict[str, dict[str, Any]] = {}
         """Figures of the TF-IDF baseline on the same dataset, by split, from ``DATA/baseline``."""
         self.comparison: Comparison | None = None
@@ -98,8 +92,7 @@ class RunFacts:
     @property
     def deciding_figure(self) -> str:
         """The figure that chose the best weights; always the loss for a pretraining."""
-        select = "loss" if self.is_pretraining else str(self.config.get("select"))
-        return CHOSEN_BY.get(select, "accuracy")
+        return CHOSEN_BY["loss" if self.is_pretraining else self.config["select"]]
 
     @property
     def best_validation(self) -> Line | None:

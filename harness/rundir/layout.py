@@ -237,17 +237,6 @@ def join_runs(runs: Sequence[Member | Path]) -> str:
     return ", ".join(names)
 
 
-def check_single(run: str | Path) -> None:
-    """Raise ``ConfigError`` if the directory of one run holds many."""
-    runs = members(run)
-    if runs:
-        numbers = ",".join(str(member.number) for member in runs)
-        key = "--folds all" if runs[0].kind == "fold" else f"--seeds {numbers}"
-        raise ConfigError(
-            f"run: {run} holds the runs {join_runs(runs)}; name another directory for a single run, or go on with {key}"
-        )
-
-
 def check_many(run: str | Path, kind: Kind) -> None:
     """Raise ``ConfigError`` if the folder for many runs of a kind holds other runs, or files but no run."""
     if not any(is_own(path) for name in KINDS for path in Path(run).glob(f"{name}-*")):

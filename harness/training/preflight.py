@@ -73,7 +73,6 @@ def check_run(config: RunConfig, warn: Callable[[str], None]) -> ResumePoint:
             raise ConfigError(f"allow: {name!r} is no key of a training; {suggest_key(name, keys, '')}")
     if config.dry_run:
         check_claim(Path(config.run))
-    layout.check_single(config.run)
     layout.check_directory(config.run)
     if not layout.holds_run(config.run):
         return ResumePoint()
