@@ -27,7 +27,7 @@ from harness.metrics.figures import Scores, figures, print_evaluation
 from harness.metrics.metrics import mistakes_to_show
 from harness.rundir.bundle_files import OF_WEIGHTS, BundleInfo, bundle_directory, find_info, read_info
 from harness.rundir.layout import EVALUATION
-from harness.rundir.records import dataset_of, read_run_config
+from harness.rundir.records import read_run_config
 from harness.rundir.results import (
     Predictions,
     check_replaceable,
@@ -153,7 +153,7 @@ def open_split_of(config: EvaluateConfig, info: BundleInfo) -> Split:
 
     Raises ``DataError`` for a dataset with another text→ids code, and for one that has the name of the training's now.
     """
-    data = config.data or dataset_of(config.run)
+    data = config.data or read_run_config(config.run)["data"]
     manifest = read_data(data)
     if manifest.fingerprint == info.dataset:
         manifest = hold_out(manifest, info.fold, data)

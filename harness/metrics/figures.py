@@ -232,6 +232,11 @@ def spread_table(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     return table(rows, left=("figure",))
 
 
+def warnings_of(values: Mapping[str, Any]) -> list[str]:
+    """What makes the figures of a split doubtful, as sentences."""
+    return [text for text in (majority(values), never_found(values["per_class"])) if text is not None]
+
+
 def majority(values: Mapping[str, Any]) -> str | None:
     """A warning about an accuracy within one standard error of that of always naming the largest class; none with
     several labels to a text.

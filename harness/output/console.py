@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import CLASSIFIER, Choice, RunConfig
-from harness.metrics.figures import CHOSEN_BY, majority, never_found, print_figures, show_figure, still_improving
+from harness.metrics.figures import CHOSEN_BY, print_figures, show_figure, still_improving, warnings_of
 from harness.metrics.intervals import wilson
 from harness.model.registry import parameters_of
 from harness.rundir import layout
@@ -25,10 +25,20 @@ from padless.core.atomic import append_line
 from padless.core.split_names import TEST, VALIDATION
 from padless.core.terminal import Live, Screen, count_noun, duration, progress_line, public, table
 
-PRINTED_FIGURES = ("accuracy", "f1_micro", "log_loss", "calibrated_log_loss", "perplexity")
-"""Figures of a validation that are printed, as far as it has them; the others are in the report."""
+VALIDATION_FIGURES = ("accuracy", "f1_micro", "log_loss", "calibrated_log_loss", "perplexity")
+RESULT_FIGURES = ("accuracy", "f1", "f1_micro", "log_loss")
+"""Figures of a validation and of a result that are printed, as far as it has them; the others are in the report."""
 MARK = "*"
 """Marks the figure by which the best epoch is chosen."""
+
+
+def name_figure(values: Mapping[str, Any], key: str) -> tuple[str, str]:
+    """Title and value of a figure; of an accuracy with half the width of its interval."""
+    title, cell, _ = show_figure(values, key, ())
+    if key == "accuracy":
+        low, high = wilson(round(values[key] * values["rows"]), values["rows"])
+        cell += f" ± {(high - low) / 2:.4f}"
+    return title, cell
 
 
 class Log(Screen):
@@ -148,12 +158,9 @@ class Console(Observer):
             "epoch": f"{values['epoch']}/{self.config.epochs}".rjust(2 * len(str(self.config.epochs)) + 1),
             "loss": f"{self.figures['loss']:7.4f}" if self.figures else "–".rjust(7),
         }
-        for key in PRINTED_FIGURES:
+        for key in VALIDATION_FIGURES:
             if key in values:
-                title, cell, _ = show_figure(values, key, ())
-                if key == "accuracy":
-                    low, high = wilson(round(values[key] * values["rows"]), values["rows"])
-                    cell += f" ± {(high - low) / 2:.4f}"
+                title, cell = name_figure(values, key)
                 cells[title + (MARK if key == self.selecting_figure else "")] = cell
         cells["time"] = duration(time.monotonic() - self.started).rjust(6)
         return cells | {" ": "kept" if values["best"] else "    "}
@@ -164,12 +171,9 @@ class Console(Observer):
         """
         print_figures(self.details, figures_by_split)
         for split, values in figures_by_split.items():
-            low, high = values["intervals"]["accuracy"]
-            accuracy = f"accuracy {values['accuracy']:.4f} ± {(high - low) / 2:.4f}, F1 {values['f1']:.4f}"
-            if "f1_micro" in values:
-                accuracy = f"subset {accuracy} (macro), {values['f1_micro']:.4f} (micro)"
-            self.screen.fact(split, f"{accuracy}, log loss {values['log_loss']:.4f}, {values['rows']:,} rows")
-        for sentence in filter(None, (majority(values), never_found(values["per_class"]))):
+            shown = [" ".join(name_figure(values, key)) for key in RESULT_FIGURES if key in values]
+            self.screen.fact(split, f"{', '.join(shown)}, {values['rows']:,} rows")
+        for sentence in warnings_of(values):
             self.screen.fact("note", sentence)
 
     def close(self, ending: Ending) -> None:

@@ -149,7 +149,7 @@ def export_onnx(model: Classifier, info: BundleInfo) -> bytes:
     assert program is not None
     proto = program.model_proto
     proto.ir_version, proto.producer_name, proto.producer_version = IR, "padless", VERSION
-    helper.set_model_props(proto, {OF_WEIGHTS: info.weights_sha256, "text_hash": info.text_hash})
+    helper.set_model_props(proto, {OF_WEIGHTS: info.weights_sha256})
     for node in proto.graph.node:
         del node.metadata_props[:]  # they name files of this machine
     checker.check_model(proto, full_check=True)

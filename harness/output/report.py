@@ -33,11 +33,9 @@ from harness.config import CLASSIFIER, RunConfig, flat
 from harness.inference import explanation
 from harness.metrics.figures import (
     largest_confusions,
-    majority,
-    never_found,
-    scalar_figures,
     show_figure,
     show_figures,
+    warnings_of,
 )
 from harness.metrics.intervals import wilson
 from harness.metrics.metrics import worst_first
@@ -63,8 +61,6 @@ FOLDER = Path(__file__).parent
 TEMPLATE, STYLE = "report.html.j2", "report.css"
 MAX_MATRIX_CLASSES = 20
 """Of a whole confusion matrix; of more classes only the largest cells are shown."""
-SUMMARY = "baseline"
-"""Prefix of the TF-IDF baseline's figures in trackers: ``baseline/accuracy`` and so on."""
 MAX_FIT_S = 60.0
 """A fit with a longer estimate is left out."""
 END_S, KILLED_S = 20.0, 5.0
@@ -178,7 +174,7 @@ def view_details(run: RunFacts) -> dict[str, Any]:
         return details
     mistakes, no_texts = mistakes_of(figures["mistakes"], manifest, str(run.config["data"]))
     return details | {
-        "warnings": list(filter(None, (majority(figures), never_found(figures["per_class"])))),
+        "warnings": warnings_of(figures),
         "mistakes": mistakes,
         "no_texts": no_texts,
         "classes": worst_first(figures["per_class"]),
@@ -223,14 +219,14 @@ FILTERS: dict[str, Callable[..., Any]] = {
 
 
 class RunReport(Observer):
-    """Fits the TF-IDF baseline in the background of a run; at its end, sends the comparison to console and trackers,
-    and writes ``report.html``.
+    """Fits the TF-IDF baseline in the background of a run; at its end, prints the comparison and writes
+    ``report.html``.
 
     The fit is ``padless baseline``, a process with the least priority, one thread, and no way to fail the run.
     """
 
     def __init__(self, config: RunConfig, target: Observer) -> None:
-        """The figures go to ``target``, which must be closed after this observer."""
+        """Sentences go to ``target``, which must be closed after this observer."""
         self.config, self.target = config, target
         self.fit: subprocess.Popen[bytes] | None = None
 
@@ -269,7 +265,7 @@ class RunReport(Observer):
             write_report_quietly(self.config.run)
 
     def compare(self) -> None:
-        """Send the comparison with the TF-IDF baseline, if there is one."""
+        """Print the comparison with the TF-IDF baseline, if there is one."""
         try:
             comparison = compare_linear(Path(self.config.run), self.config.data)[1]
         except DataError as error:
@@ -278,9 +274,3 @@ class RunReport(Observer):
         if comparison is not None:
             accuracy = comparison.linear["accuracy"]
             self.target.print_text(f"{comparison.verdict} (accuracy {accuracy:.4f}): {comparison.points}")
-            difference = {
-                "difference": comparison.difference,
-                "difference_low": comparison.low,
-                "difference_high": comparison.high,
-            }
-            self.target.log(SUMMARY, scalar_figures(comparison.linear) | difference)

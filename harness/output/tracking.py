@@ -21,7 +21,6 @@ from typing import Any
 
 from harness.config import RunConfig, TrackingConfig, to_dict
 from harness.rundir.events import Observer, Opening
-from harness.rundir.metrics_log import KINDS
 from harness.rundir.records import Ending
 from padless.core.errors import ConfigError
 from padless.core.installed import load_object
@@ -76,8 +75,8 @@ class TrackerObserver(Observer):
             self.disable(describe_error(error))
 
     def log(self, kind: str, values: dict[str, Any]) -> None:
-        """Pass on a row, or figures of the whole run, such as those of a baseline."""
-        self.put("log" if kind in KINDS else "summarize", kind, values)
+        """Pass on a row."""
+        self.put("log", kind, values)
 
     def close(self, ending: Ending) -> None:
         """Finish the tracker, within the time limit."""
@@ -167,9 +166,6 @@ class Tracker:
 
     def log(self, kind: str, values: dict[str, Any]) -> None:
         """Log one row."""
-
-    def summarize(self, name: str, values: dict[str, Any]) -> None:
-        """Log figures of the whole run."""
 
     def close(self, state: str) -> None:
         """Finish as ``state``: finished, preempted or failed."""

@@ -20,7 +20,7 @@ import psutil
 
 from harness.output.tracking import Tracker, is_installed
 from harness.rundir.json_files import read_object
-from harness.rundir.layout import METRICS, THROUGHPUT, TRACKING, members, open_locked, tracker_state
+from harness.rundir.layout import METRICS, THROUGHPUT, members, open_locked
 from harness.rundir.metrics_log import KINDS, read_log
 from harness.rundir.records import read_run_config, read_status
 from padless.core import atomic
@@ -28,6 +28,8 @@ from padless.core.errors import ConfigError, UserError
 from padless.core.schema import LocalPath
 from padless.core.untrusted import one_line
 
+STATE = "tracking/wandb.json"
+"""What is kept of a run between attempts."""
 INIT_S = 60.0
 """How long W&B's server may take to answer when a run starts."""
 FINISH_S = 28.0
@@ -69,7 +71,7 @@ class WandbTracker(Tracker):
         import wandb  # now, while no step waits for it
 
         self.module, self.earlier_rows = wandb, read_metric_rows(run)
-        state = read_object(tracker_state(run, name)) or {}
+        state = read_object(run / STATE) or {}
         super().__init__(name, run, config or state["config"])
         # a sweep agent's run id, else that of earlier attempts
         self.run_id = str(os.environ.get("WANDB_RUN_ID") or state.get("run_id") or secrets.token_hex(4))
@@ -79,8 +81,8 @@ class WandbTracker(Tracker):
 
     def start(self) -> str:
         """Start or resume the run, and send the rows of earlier attempts that W&B does not have."""
-        self.run.joinpath(TRACKING).mkdir(exist_ok=True)
-        atomic.write_json(tracker_state(self.run, self.name), {"run_id": self.run_id, "config": self.config})
+        self.run.joinpath(STATE).parent.mkdir(exist_ok=True)
+        atomic.write_json(self.run / STATE, {"run_id": self.run_id, "config": self.config})
         self.module.setup(self.module.Settings(silent=True))
         is_online = self.module.setup().settings.mode == "online"
         if is_online and self.module.run is None and not self.module.login(prompt=False):
@@ -121,10 +123,6 @@ class WandbTracker(Tracker):
                 self.wandb_run.summary.update(figures_by_chart("best", values))
             self.step_by_kind[kind] = values["step"]
             self.num_sent += 1
-
-    def summarize(self, name: str, values: dict[str, Any]) -> None:
-        """Add ``name/key`` to W&B's summary of the run."""
-        self.wandb_run.summary.update(figures_by_chart(name, values))
 
     def close(self, state: str) -> None:
         """Finish the run; a preempted one is marked as such."""
@@ -180,7 +178,7 @@ def sync(run: Path) -> None:
     read_run_config(run)
     if not is_installed("wandb"):
         raise ConfigError("wandb-sync needs the package wandb: pip install 'padless[wandb]'")
-    if not tracker_state(run, "wandb").exists():
+    if not Path(run, STATE).exists():
         raise ConfigError(f"{run}: no attempt of this run used W&B; train with --tracking.tracker wandb")
     with open_locked(run, LOCK_S, "a+"):
         tracker = WandbTracker("wandb", run)

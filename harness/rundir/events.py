@@ -43,9 +43,7 @@ class Observer:
         """``step`` is done; ``work`` names work other than steps."""
 
     def log(self, kind: str, values: dict[str, Any]) -> None:
-        """Receive figures, each a number, a short text or None; ``kind`` is one of ``KINDS``, or another name for
-        figures that belong to no step.
-        """
+        """Receive figures, each a number, a short text or None; ``kind`` is one of ``KINDS``."""
 
     def print_text(self, text: str) -> None:
         """Receive a sentence for the terminal."""

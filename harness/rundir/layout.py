@@ -61,7 +61,6 @@ CHECKPOINTS = "checkpoints"
 BUNDLE = "bundle"
 EVALUATION = "evaluation"
 REPORT = "report.html"
-TRACKING = "tracking"
 STOP = "STOP"
 LOCK = ".lock"
 BASELINE, TEACHERS = "baseline", "teachers"
@@ -191,11 +190,6 @@ def wait_for_file(file: Path, is_visible: Callable[[], bool], timeout_s: float) 
         time.sleep(0.2)
         if file.parent.is_dir():
             os.listdir(file.parent)  # refreshes the cache of a network file system
-
-
-def tracker_state(run: str | Path, name: str) -> Path:
-    """What the tracker ``name`` keeps of a run between attempts: one JSON object."""
-    return Path(run, TRACKING, f"{name}.json")
 
 
 @dataclass(frozen=True, order=True)

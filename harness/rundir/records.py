@@ -65,31 +65,19 @@ def read_run_config(run: str | Path) -> dict[str, Any]:
         raise DataError(f"{path}: has no key data; {RESTORE}")
     for key in ("data", "teacher"):
         if content.get(key):
-            content[key] = reach_path(str(content[key]), run, str(content.get("run")))
+            content[key] = reach_path(str(content[key]), run)
     return content
 
 
-def reach_path(path: str, run: str | Path, run_in_command: str) -> str:
-    """A ``path`` in the command that made a run, as it is reached from here; unchanged where it is not found.
-
-    ``run_in_command``: the run as that command named it. The path is looked for beside the run, in case both have
-    moved, then where the command was given.
+def reach_path(path: str, run: str | Path) -> str:
+    """A ``path`` in the command that made a run, as it is reached from here: in the folder where that command was
+    given; unchanged where it is not found there.
     """
-    run_path, folders = os.path.abspath(run), list[str]()
-    if run_path.endswith(f"/{os.path.normpath(run_in_command)}"):
-        folders.append(run_path.removesuffix(os.path.normpath(run_in_command)))
+    folder = ""
     with suppress(DataError):
-        folders.append(read_environment(run).get("folder", ""))
-    for folder in folders:
-        reached = os.path.normpath(os.path.join(folder, path))
-        if os.path.exists(reached):
-            return path if reached == os.path.abspath(path) else reached
-    return path
-
-
-def dataset_of(run: str | Path) -> str:
-    """The dataset that a run was trained on. Raises ``DataError`` for what is no run directory."""
-    return str(read_run_config(run)["data"])
+        folder = read_environment(run).get("folder", "")
+    reached = os.path.normpath(os.path.join(folder, path))
+    return reached if os.path.exists(reached) and reached != os.path.abspath(path) else path
 
 
 def write_environment(run: str | Path, effective: dict[str, Any]) -> None:

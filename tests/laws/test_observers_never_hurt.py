@@ -105,7 +105,6 @@ def test_a_tracker_that_takes_no_row_blocks_nobody(
     began = time.monotonic()
     for step in range(5_000):
         observer.log("train", {"loss": 1.0, "step": step})
-    observer.log("baseline", {"accuracy": 0.5})
     observer.close(Ending("finished", 7))
     assert time.monotonic() - began < 1
     assert capfd.readouterr().err == f"warning: faulty did not take 100 rows{UNAFFECTED}\n"

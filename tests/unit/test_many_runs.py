@@ -96,7 +96,10 @@ def test_each_run_comes_after_its_language_model_unless_that_has_finished(
 def test_a_time_limit_is_that_of_all_runs(
     data: Path, tmp_path: Path, launches: Launches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A single run, and the first of several, begin within any limit."""
+    assert launch(data, tmp_path / "short", "--max_time=0.5") == 0
+    assert launches.trained.pop().max_time == "0.5"
     moments = iter([0.0, 10.0, 59.5])
     monkeypatch.setattr(many.time, "monotonic", lambda: next(moments))
     assert launch(data, tmp_path / "run", "--seeds=0,1", "--max_time=60") == 85
-    assert [config.max_time for config in launches.trained] == ["50"]
+    assert [config.max_time for config in launches.trained] == ["60"]
