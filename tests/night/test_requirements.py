@@ -61,7 +61,9 @@ def run_tests_with(kind: str) -> dict[str, str]:
         output = succeed(run_command([python, "-m", "pytest", *quietly, *words], TESTS_S)).stdout
         assert re.search(r"\d{3,} passed", output), output
         packages = json.loads(succeed(run_command([python, "-m", "pip", "list", "--format", "json"])).stdout)
-    return {re.sub(r"[-_.]+", "-", package["name"].lower()): package["version"] for package in packages}
+    return {
+        re.sub(r"[-_.]+", "-", package["name"].lower()): package["version"].partition("+")[0] for package in packages
+    }
 
 
 def test_it_works_with_the_lowest_and_the_newest_versions() -> None:
