@@ -76,7 +76,7 @@ class Fit:
     def __init__(self, config: RunConfig, session: Session) -> None:
         """Start at step 0, like a run of one process."""
         manifest = read_manifest(config.data)
-        data = open_data(config.data, manifest, [TRAIN], session.world)
+        data = open_data(config.data, manifest, [TRAIN])
         self.trainer = build_trainer(config, session, data, {}, {})
         self.batches = self.endless_batches()
         self.turn_ended = time.perf_counter()
@@ -90,7 +90,7 @@ class Fit:
     def __call__(self) -> float:
         """Train until the next log line; returns seconds per real token."""
         trainer = self.trainer
-        trainer.meter.pause_s += time.perf_counter() - self.turn_ended
+        trainer.meter.started += time.perf_counter() - self.turn_ended
         for batch in itertools.islice(self.batches, trainer.config.tracking.log_every):
             trainer.update(batch)
         tokens_per_s = float(trainer.begin_figures()()["tokens_per_s"])

@@ -21,7 +21,16 @@ def send(values: torch.Tensor, device: torch.device) -> torch.Tensor:
     """
     if device.type == "cpu":
         return values
-    return (values.pin_memory() if device.type == "cuda" else values).to(device, non_blocking=True)
+    return values.pin_memory().to(device, non_blocking=True)
+
+
+def record_event(device: torch.device) -> torch.cuda.Event | None:
+    """An event of the work that is queued on the current stream of a CUDA device; None on a CPU, whose work is done."""
+    if device.type == "cpu":
+        return None
+    event = torch.cuda.Event()
+    event.record()
+    return event
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,11 +34,6 @@ else:
             return Union[kind, Literal["auto"]]  # noqa: UP007
 
 
-def is_auto(value: object) -> bool:
-    """Whether a value is still ``auto``."""
-    return value == AUTO
-
-
 class Choice(NamedTuple):
     """A setting that was decided, and why; the start-up lines print both."""
 
@@ -311,14 +306,9 @@ def name_run(config: AnyRun) -> AnyRun:
     return replace(config, run=f"runs/{name}") if config.run == AUTO else config
 
 
-def to_dict(config: Any) -> dict[str, Any]:
-    """A configuration as plain values for YAML, JSON and trackers."""
-    return asdict(config)
-
-
 def to_record(config: Any) -> dict[str, Any]:
-    """``to_dict`` without the secrets of addresses, for files."""
-    return dict(public_values(to_dict(config)))
+    """A configuration as plain values without the secrets of addresses, for files."""
+    return dict(public_values(asdict(config)))
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

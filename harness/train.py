@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from harness.config import Choice, RunConfig, name_run
 from harness.distributed.devices import count_cards
@@ -18,9 +17,6 @@ from harness.training.rules import CHOICES, ResolvedConfig, resolve_config
 from padless.core import cli
 from padless.core.processes import signal_on_parents_death
 from padless.core.signals import end_process, listen_in_rank
-
-if TYPE_CHECKING:
-    from harness.training.run import TrainingRun
 
 
 def main(argv: list[str]) -> int:
@@ -57,7 +53,6 @@ def fit(resolved: ResolvedConfig, *, reports: bool = True) -> None:
     leaving = suppress(AlreadyFinished)
     with leaving, joined as session, open_run(config, session, observers, resolved.reasons) as run:
         if config.dry_run:
-            print_devices(run)
             run.rehearse()
         else:
             run.train(tests=reports)
@@ -74,15 +69,6 @@ def observers_of(config: RunConfig, *, reports: bool) -> list[Observer]:
         return [Console(config)]
     followers = [Console(config), TrackerObserver(config)]
     return [RunReport(config, Observers(followers)), *followers] if reports else followers
-
-
-def print_devices(run: TrainingRun) -> None:
-    """Print the device of each rank; every rank calls it."""
-    from harness.distributed.devices import describe_device
-
-    kind = run.session.device.type
-    devices = run.session.world.gather_objects(describe_device(kind), "the device of each rank")
-    run.writer.observers.fact("devices", ", ".join(devices if kind == "cuda" else devices[:1]))
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def prepare_teacher(config: RunConfig) -> RunConfig:
     """
     if config.teacher is None:
         return config
-    manifest = rows_of_task(config.task, read_data(config.data), config.data, config.fold)
+    manifest = rows_of_task(config)
     if manifest.has_label_sets:
         problem = "a text of this dataset may have several labels, and a teacher predicts one"
         raise ConfigError(f"teacher: {problem}; leave this out")

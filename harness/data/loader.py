@@ -25,10 +25,9 @@ import torch
 from threadpoolctl import ThreadpoolController
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from harness.batch import Batch, Layout, Masks, PackedIndex, StepBatch, send
+from harness.batch import Batch, Layout, Masks, PackedIndex, StepBatch, record_event, send
 from harness.data.order import Order, Window
 from harness.data.targets import SoftTargets
-from harness.distributed.world import World
 from padless.core.errors import DataError
 from preprocessing.dataset.shards import Manifest, Split
 from preprocessing.dataset.views import open_split, read_data
@@ -63,10 +62,9 @@ class OpenData:
             split.check_unchanged()
 
 
-def open_data(data: str, manifest: Manifest, names: Collection[str], world: World) -> OpenData:
-    """Open splits of a dataset. Every rank calls it; raises the same ``UserError`` on all."""
-    with world.raise_together("opening the dataset"):
-        return OpenData(data, manifest, {name: open_split(data, manifest, name) for name in names})
+def open_data(data: str, manifest: Manifest, names: Collection[str]) -> OpenData:
+    """Open splits of a dataset. Raises ``DataError``."""
+    return OpenData(data, manifest, {name: open_split(data, manifest, name) for name in names})
 
 
 class RankSlice:
@@ -109,7 +107,7 @@ def micro_batches(batch_rows: int, world_size: int, micro_batch: int | None) -> 
     """Number of micro-batches of each rank's slice of a global batch; the same on all ranks.
 
     The slices of ranks differ by at most one row, and no micro-batch is empty. With ``micro_batch=1`` and slices of two
-    sizes, one micro-batch of each longer slice holds two rows. A step has a row for each rank (``check_fit``).
+    sizes, one micro-batch of each longer slice holds two rows. A step has a row for each rank (``check_data``).
     """
     shortest, longest = batch_rows // world_size, -(-batch_rows // world_size)
     assert shortest, "checked before"
@@ -197,9 +195,7 @@ class Assembler:
             if self.prepare is not None:
                 for batch, step in zip(batches, steps.values(), strict=True):
                     self.prepare(step, batch)
-            if self.stream is not None:
-                buffer.copied = torch.cuda.Event()
-                buffer.copied.record(self.stream)
+            buffer.copied = record_event(self.device)
         return batches, buffer.copied
 
     def _gather(self, buffer: Buffer, numbers: Iterable[int]) -> Iterator[Batch]:

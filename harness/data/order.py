@@ -101,24 +101,16 @@ class Order:
         """
         self.spec = spec
         self.lengths = lengths
-        self.block_starts = np.asarray(block_starts, dtype=np.int64)
-        self.num_rows = int(self.block_starts[-1])
-        self.block_widths = np.asarray(block_widths)
+        self.block_starts, self.block_widths = block_starts, block_widths
+        self.num_rows = int(block_starts[-1])
         self.steps_per_epoch = steps_over(self.num_rows, spec.global_batch)
         self.largest_step = -(-self.num_rows // self.steps_per_epoch)
         self.num_windows = -(-self.num_rows // max(spec.window_rows - self.largest_step, self.largest_step))
         self.order_blocks = lru_cache(maxsize=2)(self._order_blocks)
         self.compute_window = lru_cache(maxsize=2)(self._compute_window)
 
-    def batch_rows(self, epoch: int, step: int) -> np.ndarray:
-        """Global rows (int64) of one step, longest first. ``step`` counts from 0 within the epoch."""
-        window = self.window(epoch, step)
-        starts = self.block_starts
-        rows = np.concatenate([np.arange(starts[block], starts[block + 1]) for block in window.blocks])
-        return rows[window.places[window.batch(step)]]
-
     def window(self, epoch: int, step: int) -> Window:
-        """The window with a step of an epoch."""
+        """The window with a step of an epoch, from 0."""
         assert 0 <= step < self.steps_per_epoch
         return self.compute_window(epoch, bisect.bisect_right(range(self.num_windows), step, key=self.first_step) - 1)
 

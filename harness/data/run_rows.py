@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.config import LANGUAGE_MODEL, RunConfig, Task
+from harness.config import LANGUAGE_MODEL, RunConfig
 from harness.data.order import OrderSpec, steps_over
 from harness.data.targets import find_teacher_info
 from padless.core.errors import ConfigError, DataError
@@ -47,16 +47,16 @@ def check_folds(manifest: Manifest, data: str | Path, key: str) -> None:
         )
 
 
-def rows_of_task(task: Task, manifest: Manifest, data: str | Path, fold: int | None = None) -> Manifest:
-    """The view of the dataset ``data`` for a task, with ``fold`` held out if given.
+def rows_of_task(config: RunConfig) -> Manifest:
+    """The view of its dataset for the task of a run, with ``fold`` held out if given.
 
     Pretraining uses ``train`` and ``unlabelled`` as one split without labels. Raises ``DataError`` if it has nothing to
     predict, and as ``hold_out`` does for a missing fold.
     """
-    manifest = hold_out(manifest, fold, data)
-    if task != LANGUAGE_MODEL:
+    data = config.data
+    manifest = hold_out(read_data(data), config.fold, data)
+    if config.task != LANGUAGE_MODEL:
         return manifest
-
     splits: dict[str, Any] = {TRAIN: [], VALIDATION: []}
     for name, split in {TRAIN: TRAIN, UNLABELLED: TRAIN, VALIDATION: VALIDATION}.items():
         splits[split] += [replace(part, labels={}) for part in manifest.splits.get(name, [])]
@@ -82,7 +82,7 @@ def rows_of_run(config: RunConfig) -> Manifest:
 
     Raises ``DataError`` as ``rows_of_task`` and ``find_teacher_info`` do.
     """
-    manifest = rows_of_task(config.task, read_data(config.data), config.data, config.fold)
+    manifest = rows_of_task(config)
     teacher_info = find_teacher_info(config, manifest.fingerprint)
     if teacher_info is None:
         return manifest
@@ -90,9 +90,10 @@ def rows_of_run(config: RunConfig) -> Manifest:
     return with_splits(manifest, {**splits, TRAIN: [*manifest.splits[TRAIN], *manifest.splits.get(UNLABELLED, [])]})
 
 
-def check_dataset(config: RunConfig) -> Manifest:
-    """Read the manifest, check the vocabulary and the size of every shard; returns the view of the dataset that a run
-    trains on. Raises ``DataError`` with the first problem.
+def check_data(config: RunConfig, world_size: int) -> Manifest:
+    """Check that the dataset is complete, by its manifest, its vocabulary and the size of every shard, that every
+    process has a row in every step, and that options fit the labels; returns the view of the dataset that a run trains
+    on. Raises ``DataError`` or ``ConfigError`` with the first problem.
 
     Hashes and rows of a block are checked when it is first read.
     """
@@ -100,11 +101,6 @@ def check_dataset(config: RunConfig) -> Manifest:
     check_vocabulary(home_of(config.data), manifest)
     for name in dict.fromkeys((TRAIN, VALIDATION, *manifest.names)):
         open_split(config.data, manifest, name)
-    return manifest
-
-
-def check_fit(config: RunConfig, manifest: Manifest, world_size: int) -> None:
-    """Raise ``ConfigError`` unless every process has a row in every step."""
     rows = manifest.rows(TRAIN)
     smallest = rows // steps_over(rows, config.global_batch)
     if smallest < world_size:
@@ -112,6 +108,8 @@ def check_fit(config: RunConfig, manifest: Manifest, world_size: int) -> None:
             f"global_batch: steps of {smallest} rows cannot be shared by {world_size} processes; raise it or start "
             "fewer"
         )
+    check_labels(config, manifest)
+    return manifest
 
 
 def order_spec(config: RunConfig) -> OrderSpec:
@@ -123,7 +121,7 @@ def order_spec(config: RunConfig) -> OrderSpec:
     )
 
 
-def check_useful(config: RunConfig, manifest: Manifest) -> None:
+def check_labels(config: RunConfig, manifest: Manifest) -> None:
     """Raise ``ConfigError`` for an option without effect, or weights that do not fit the labels."""
     threshold, labels = config.evaluation.threshold, manifest.labels
     if config.task == LANGUAGE_MODEL:

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from harness.config import RunConfig
 from harness.rundir.bundle_files import read_named
-from harness.rundir.json_files import read_sealed, write_sealed
+from harness.rundir.json_files import RESTORE, read_sealed, write_sealed
 from harness.rundir.layout import TEACHERS, storage
 from padless.core import arrays, atomic
 from padless.core.errors import DataError
@@ -27,7 +27,6 @@ from padless.core.schema import Sha256, convert_json
 
 TEACHER, TARGETS = "teacher.json", "targets.arrow"
 KIND = ("padless-teacher", 3)
-RESTORE = "restore it, or name another run"
 
 
 @dataclass(frozen=True)

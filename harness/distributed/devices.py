@@ -61,12 +61,6 @@ class Cuda:
         variable = "is not set" if self.visible is None else f"is {self.visible!r}"
         return f"{driver}, {build}, CUDA_VISIBLE_DEVICES {variable}"
 
-    def describe_failure(self) -> str:
-        """Why no device can be used, and what helps."""
-        oldest = OLDEST_DRIVERS.get((self.build or "").partition(".")[0], "the driver of its CUDA")
-        helps = f"install driver {oldest} or newer, or a torch that was built with an older CUDA"
-        return f"torch can use no CUDA device ({self}; {self.failure}); {helps}, or train with --device cpu"
-
 
 def is_without_cuda() -> bool:
     """Whether this machine certainly has no CUDA device: known without torch, whose import takes seconds."""
@@ -120,7 +114,11 @@ def choose(wanted: str, processes: int, cuda: Cuda) -> tuple[str, str]:
     if os.environ.get(USE_CPU, "").lower() == "true" and wanted != "cuda":
         return "cpu", f"as {USE_CPU} says"
     if cuda.failure is not None:
-        raise ConfigError(f"device: {wanted}: {cuda.describe_failure()}")
+        oldest = OLDEST_DRIVERS.get((cuda.build or "").partition(".")[0], "the driver of its CUDA")
+        raise ConfigError(
+            f"device: {wanted}: torch can use no CUDA device ({cuda}; {cuda.failure}); install driver {oldest} or "
+            "newer, or a torch that was built with an older CUDA, or train with --device cpu"
+        )
     devices = f"{processes} of {count_noun(cuda.num_devices, 'CUDA device')}"
     if processes < cuda.num_devices:
         devices += f"; --num_processes {cuda.num_devices} takes all, CUDA_VISIBLE_DEVICES chooses"

@@ -25,6 +25,7 @@ import torch.distributed as dist
 from harness.distributed.stopping import HEARTBEAT
 from padless.core.atomic import as_storage_error
 from padless.core.errors import ConfigError, UserError
+from padless.core.untrusted import one_line
 
 Value = TypeVar("Value")
 GLOO = "GLOO_SOCKET_IFNAME"
@@ -193,12 +194,11 @@ def joining(timeout_s: int) -> Iterator[None]:
     except (RuntimeError, ValueError) as error:
         if read_world_size() == 1:
             raise
-        reason = " ".join(str(error).split())[:200]
         address = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
         raise RankError(
             f"rank {os.environ.get('RANK', '0')} of {read_world_size()} on {platform.node()} did not join the "
-            f"others through {address} within {timeout_s} s ({reason}); check that all machines reach each other, and "
-            f"{GLOO}, here {os.environ.get(GLOO, 'not set')}"
+            f"others through {address} within {timeout_s} s ({one_line(error)}); check that all machines "
+            f"reach each other, and {GLOO}, here {os.environ.get(GLOO, 'not set')}"
         ) from error
 
 

@@ -33,7 +33,8 @@ from harness.inference.config import PredictConfig, resolve_prediction
 from harness.inference.prediction_files import BLOCK_ROWS, Output, Part
 from harness.inference.rows import find_texts, iter_parts, iter_texts, refuse_input
 from harness.inference.scorer import Scorer, open_scorer, unknown_shares
-from harness.rundir.bundle_files import BundleInfo, bundle_hash
+from harness.rundir.bundle_files import BundleInfo
+from harness.rundir.json_files import seal_of
 from harness.rundir.results import probability_column
 from padless.core import arrays, atomic, jobs
 from padless.core.atomic import check_replaced, storage_errors
@@ -241,7 +242,7 @@ def list_parts(sources: Sequence[Source], work: Path, scorer: Scorer, abstain: f
     if not parts:
         raise DataError(f"{sources[0].file.name}: holds no rows")
     options = {**scorer.arithmetic, "abstain": abstain}
-    settings = {"version": VERSION, "engine": scorer.engine, "weights": bundle_hash(scorer.info), **options}
+    settings = {"version": VERSION, "engine": scorer.engine, "weights": seal_of(scorer.info.to_json()), **options}
     content = atomic.canonical_json(settings | {"parts": [part.sha256 for _, part in parts]})
     key = hashlib.sha256(content).hexdigest()
     open_model = partial(open_scorer, scorer.directory, scorer.engine, threads=1, **options)

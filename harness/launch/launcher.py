@@ -21,7 +21,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -30,7 +30,8 @@ import yaml
 
 from harness.baselines.sentence_encoder import find_encoder
 from harness.baselines.teacher import is_file_name, prepare_teacher
-from harness.config import RunConfig, to_dict
+from harness.config import RunConfig
+from harness.data.run_rows import check_data
 from harness.distributed import devices
 from harness.distributed.stopping import REASONS, read_reasons
 from harness.launch.options import TrainConfig, accelerate_arguments, complete_options
@@ -92,8 +93,8 @@ def find_overdue(processes: str, stopped_at: float) -> Failure | None:
     return None
 
 
-def launch_training(launch_config: TrainConfig, recipe: RunConfig, start: Start | None = None) -> int:
-    """Check, start, wait; returns the run's own exit code. ``start`` replaces ``run_ranks``."""
+def launch_training(launch_config: TrainConfig, recipe: RunConfig, start: Start) -> int:
+    """Check, start, wait; returns the run's own exit code."""
     screen = Screen(quiet=recipe.quiet)
     screen.show_work("reading the dataset")
     check_tracker(recipe.tracking)
@@ -104,16 +105,16 @@ def launch_training(launch_config: TrainConfig, recipe: RunConfig, start: Start 
     recipe = prepare_teacher_apart(replace(recipe, device=options.device, threads=options.threads))
     resolved, num_processes = resolve(options, recipe)
     config = resolved.config
-    point = preflight.check_run(config, print_stderr)
-    if point.finished and not config.dry_run:
+    checkpoint, has_finished = preflight.check_run(config, print_stderr)
+    if has_finished and not config.dry_run:
         screen.print_text(preflight.describe_finished(config))
         return 0
-    preflight.check_data(config, num_processes)
-    if point.checkpoint is None and not options.machine_rank:
+    check_data(config, num_processes)
+    if checkpoint is None and not options.machine_rank:
         preflight.check_start(config)
     if options.num_machines and options.num_machines > 1:
         screen.print_text(f"waiting up to {config.timeout_s} s for the other machines at {rendezvous_of(options)}")
-    return (start or run_ranks)(resolved, options, num_processes)
+    return start(resolved, options, num_processes)
 
 
 def run_ranks(resolved: ResolvedConfig, options: TrainConfig, num_processes: int) -> int:
@@ -227,7 +228,7 @@ class Launch:
                 CHOICES: json.dumps([self.resolved.processes, self.resolved.reasons]),
                 COMPILED: os.environ.get(COMPILED, folder / "compiled"),
             }
-            keys.write_text(yaml.safe_dump(to_dict(self.config)), encoding="utf-8")
+            keys.write_text(yaml.safe_dump(asdict(self.config)), encoding="utf-8")
             with patch_environment(**environment):
                 words = ["--config", str(keys), f"--run={self.config.run}"]  # the run for ps
                 arguments = accelerate_arguments(self.options, self.num_processes, words)

@@ -63,7 +63,8 @@ def main(launch_config: TrainConfig, start: launcher.Start = launcher.run_ranks)
 
     Raises ``ConfigError`` or ``DataError`` before the first one begins.
     """
-    check_named(launch_config)
+    if launch_config.data == NOTHING:
+        raise ConfigError("--data is missing: name a dataset directory, as in padless train data/mine")
     launch_config = replace(launch_config, quiet=launch_config.quiet or launch_config.json)
     read_data(launch_config.data)
     if launch_config.run == AUTO:
@@ -79,7 +80,7 @@ def main(launch_config: TrainConfig, start: launcher.Start = launcher.run_ranks)
     if not members and launch_config.json:
         measured = read_measured(Path(launch_config.run))
         print_json({"run": launch_config.run, **(measured.figures if measured else {})})
-    elif members and all(map(has_finished, members)):
+    elif members and all(read_status(member.path).get("state") == "finished" for member in members):
         finish_runs(members, launch_config)
     return 0
 
@@ -88,11 +89,6 @@ def list_steps(config: RunConfig) -> list[RunConfig]:
     """The trainings of a run, in order: its language model, if it begins with one, and its classifier."""
     language_model = preflight.pretraining(config)
     return [config] if language_model is None else [language_model, config]
-
-
-def has_finished(member: Member) -> bool:
-    """Whether the run of a member is complete."""
-    return bool(read_status(member.path).get("state") == "finished")
 
 
 def train_members(members: Sequence[Member], launch_config: TrainConfig) -> int:
@@ -112,12 +108,6 @@ def train_members(members: Sequence[Member], launch_config: TrainConfig) -> int:
         choice = processes_on_cores(first_config, available_cores() // len(slots))
         launch_config = replace(launch_config, num_processes=int(choice.value))
     return Members(steps_by_member, launch_config, slots).train()
-
-
-def check_named(launch_config: RunConfig) -> None:
-    """Raise ``ConfigError`` if no dataset is named."""
-    if launch_config.data == NOTHING:
-        raise ConfigError("--data is missing: name a dataset directory, as in padless train data/mine")
 
 
 def train_in_turn(

@@ -20,7 +20,7 @@ from padless.core.errors import ConfigError, require
 from padless.core.schema import AtLeast0, AtLeast1, ShareText
 
 LOG_LEVEL = "TORCH_CPP_LOG_LEVEL"
-DEFAULT_FILE = "accelerate/default_config.yaml"
+DEFAULT_FILE = os.path.join(HF_HOME, "accelerate/default_config.yaml")
 """What ``accelerate config`` writes, below the folder of Hugging Face."""
 Seeds = Annotated[list[AtLeast0], Meta(min_length=2, max_length=1000, description="of 2 to 1000 numbers")]
 
@@ -87,7 +87,7 @@ def complete_options(launch_config: TrainConfig) -> TrainConfig:
     Raises ``ConfigError`` for a configuration file that is missing and for keys that do not fit together.
     """
     values: dict[str, Any] = {"threads": launch_config.threads or devices.find_threads()}
-    file = launch_config.config_file or os.path.join(HF_HOME, DEFAULT_FILE)
+    file = launch_config.config_file or DEFAULT_FILE
     if launch_config.config_file:
         file = values["config_file"] = find_config(file, "accelerate", "--config_file")
         if not os.path.isfile(file):
@@ -136,8 +136,8 @@ def accelerate_arguments(options: TrainConfig, num_processes: int, keys: Sequenc
 
     os.environ[LOG_LEVEL] = users_level or "ERROR"  # for the ranks: torch would warn of addresses without a name
     arguments = launch_command_parser().parse_args(["--module", "harness.train", *keys])
-    vars(arguments).update({name: getattr(options, name) for name in ACCELERATE_KEYS})
     vars(arguments).update(
+        {name: getattr(options, name) for name in ACCELERATE_KEYS},
         num_processes=num_processes,
         num_machines=options.num_machines or 1,
         machine_rank=options.machine_rank or 0,
@@ -147,6 +147,6 @@ def accelerate_arguments(options: TrainConfig, num_processes: int, keys: Sequenc
         arguments.main_process_port = options.main_process_port or 0  # it takes a free one
     else:
         arguments.rdzv_conf = f"timeout={options.timeout_s}"
-    if not os.path.isfile(options.config_file or os.path.join(HF_HOME, DEFAULT_FILE)):
+    if not os.path.isfile(options.config_file or DEFAULT_FILE):
         arguments.mixed_precision = arguments.dynamo_backend = "no"
     return arguments

@@ -9,7 +9,6 @@ from functools import lru_cache
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.nn.utils.rnn import PackedSequence
 
 from harness.batch import Batch, Masks, StepBatch, send
 from harness.config import CLASSIFIER, ModelConfig
@@ -36,9 +35,7 @@ class Classifier(Network):
         self.pooling = load_object(pooling.code)(self.recurrent.output_size)
         self.size_by_site[HEAD] = self.recurrent.output_size * pooling.vectors
         self.head = nn.Linear(self.size_by_site[HEAD], outputs)
-        self.wide = None
-        if config.wide:
-            self.wide = WidePart(config.wide, outputs, config.wide_ngrams)
+        self.wide = WidePart(config.wide, outputs, config.wide_ngrams) if config.wide else None
         self.prior: torch.Tensor | None
         self.register_buffer("prior", None, persistent=False)
         """The logits of a text without a known word, ``[]`` for two classes, else ``[classes]``; None, as in training:
@@ -94,22 +91,15 @@ class Classifier(Network):
         recurrent_dtype: torch.dtype | None = None,
     ) -> torch.Tensor:
         """The logits of the network alone for a result of ``embed``, or other vectors of its shape."""
-        pooled = drop(self.pool_embedded(vectors, batch, masks, recurrent_dtype), masks, HEAD)
-        return self.drop_single_column(self.head(pooled))
-
-    def pool_embedded(
-        self, vectors: torch.Tensor, batch: Batch, masks: Masks | None, recurrent_dtype: torch.dtype | None
-    ) -> torch.Tensor:
-        """The vectors from which the head computes the logits of ``read_embedded``, ``[rows, features]``."""
         lengths = batch.device_lengths
         if batch.batch_sizes is None:
             outputs = self.recurrent.forward_padded(vectors, lengths, masks, recurrent_dtype)
             pooled = self.pooling.pool_padded(outputs, batch.lengths, lengths)
         else:
-            index, packed = batch.build_index(), PackedSequence(vectors, batch.batch_sizes)
-            packed, state = self.recurrent.forward_packed(packed, masks, recurrent_dtype, index.row)
-            pooled = self.pooling.pool_packed(packed.data, state, index, batch.lengths, lengths)
-        return pooled.to(self.head.weight.dtype)
+            index, sizes = batch.build_index(), batch.batch_sizes
+            packed, state = self.recurrent.forward_packed(vectors, sizes, masks, recurrent_dtype, index.row)
+            pooled = self.pooling.pool_packed(packed, state, index, batch.lengths, lengths)
+        return self.drop_single_column(self.head(drop(pooled.to(self.head.weight.dtype), masks, HEAD)))
 
 
 def has_known_word(batch: Batch) -> torch.Tensor:

@@ -9,7 +9,6 @@ what is kept to the device (torch, which cannot shift unsigned numbers, takes up
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -24,38 +23,34 @@ SITE_BITS = 40
 """A site has 2**40 places: more than tokens of a text or features of a layer."""
 
 
-@dataclass(frozen=True)
-class DropoutRates:
-    """What a network drops."""
-
-    size_by_site: Mapping[int, int]
-    """Number of features of each site."""
-    features: float
-    """Chance of a feature to be 0; the others are multiplied by ``1 / (1 - features)``."""
-    tokens: float
-    """Chance of a token to be read as ``<unk>``."""
-
-
 def draw_masks(
-    seed: int, step: int, batch: Batch, rates: DropoutRates, dtype: torch.dtype = torch.float32
+    seed: int,
+    step: int,
+    batch: Batch,
+    sizes: Mapping[int, int],
+    dropout: float,
+    word_dropout: float,
+    dtype: torch.dtype = torch.float32,
 ) -> Masks | None:
     """The masks of a batch in optimizer ``step`` of a run, factors in ``dtype``; None if nothing is dropped. No wait
     for the device.
+
+    ``sizes``: number of features of each site. ``dropout``: chance of a feature to be 0; the others are multiplied by
+    ``1 / (1 - dropout)``. ``word_dropout``: chance of a token to be read as ``<unk>``.
     """
-    if not (rates.features or rates.tokens):
+    if not (dropout or word_dropout):
         return None
-    sizes = rates.size_by_site
     run, keep, is_unknown = splitmix64(splitmix64(np.array([seed])) ^ np.uint64(step)), {}, None
     keys = splitmix64(batch.rows.astype(np.uint64) ^ run)
-    if rates.features:
-        is_kept = draw_kept(keys, splitmix_advances(tuple(sizes.items())), rates.features, batch.ids.device)
-        factors = is_kept.view(torch.uint8).to(dtype).div_(1.0 - rates.features)
+    if dropout:
+        is_kept = draw_kept(keys, splitmix_advances(tuple(sizes.items())), dropout, batch.ids.device)
+        factors = is_kept.view(torch.uint8).to(dtype).div_(1.0 - dropout)
         keep = dict(zip(sizes, factors.split(list(sizes.values()), dim=1), strict=True))
-    if rates.tokens:
+    if word_dropout:
         packed = batch.batch_sizes is not None
         longest = int(batch.lengths[0]) if packed else batch.ids.shape[1]
         advances = splitmix_advances(((WORDS, longest),))
-        is_unknown = draw_kept(keys, advances, rates.tokens, batch.ids.device).logical_not_()
+        is_unknown = draw_kept(keys, advances, word_dropout, batch.ids.device).logical_not_()
         if packed:  # time-major, real tokens only
             is_unknown = is_unknown.t().reshape(-1)[batch.build_index().position]
     return Masks(keep, is_unknown)

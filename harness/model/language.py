@@ -40,7 +40,6 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.nn.utils.rnn import PackedSequence
 
 from harness.batch import Batch, Masks, PackedIndex, StepBatch, send
 from harness.config import LANGUAGE_MODEL, ModelConfig
@@ -64,12 +63,6 @@ CPU_ELEMENTS, GPU_ELEMENTS = 1 << 20, 1 << 25
 """Logits, or elements of vectors, computed at once: they fit into a core's cache, or keep a GPU busy."""
 STATES = 512
 """States per block of exact logits; the number of logits at once gives the tokens per block."""
-
-
-def smooth_shares(counts: np.ndarray) -> np.ndarray:
-    """float64 ``[vocabulary]``: frequency of each token, smoothed by one occurrence per token."""
-    shares: np.ndarray = (counts.astype(np.float64) + 1) / (counts.sum() + len(counts))
-    return shares
 
 
 @dataclass(frozen=True)
@@ -140,7 +133,7 @@ class LanguageModel(Network):
         frequencies, which training need not learn then; the weight of a token with frequency f to
         min(1, √(t / f) + t / f) for t = ``FREQUENT``, divided by the mean weight of a text.
         """
-        shares = smooth_shares(counts)
+        shares = (counts.astype(np.float64) + 1) / (counts.sum() + len(counts))  # smoothed by one occurrence per token
         self.language_model.bias.copy_(torch.from_numpy(np.log(shares)))
         ratio = FREQUENT / shares
         weight = np.minimum(1.0, np.sqrt(ratio) + ratio)
@@ -176,8 +169,8 @@ class LanguageModel(Network):
             # not by ``[]``, whose backward pass sorts on CUDA; these places are distinct
             states = [out.flatten(0, 1).index_select(0, at) for out, at in zip(outputs, places, strict=False)]
         else:
-            packed, _ = self.recurrent.forward_packed(PackedSequence(inputs, sizes), None, dtype)
-            states = list(packed.data.split(self.recurrent.hidden_size, dim=1))
+            out, _ = self.recurrent.forward_packed(inputs, sizes, None, dtype)
+            states = list(out.split(self.recurrent.hidden_size, dim=1))
         return Reading(ids, vectors, candidate_vectors, states, batch.lengths, index)
 
     def project(self, number: int, states: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -255,34 +248,35 @@ class LanguageObjective(nn.Module):
         batch.candidates = send(torch.from_numpy(candidates), batch.ids.device), tries
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        """Sum of the losses of the predictions of a prepared batch; the caller divides by ``divisor``."""
+        """Sum of the losses of the predictions of a prepared batch, divided by ``WINDOW``; the caller divides by
+        ``divisor``.
+        """
         assert batch.candidates is not None
         candidates, tries = batch.candidates
-        with torch.autocast(batch.ids.device.type, enabled=False):
-            reading = self.classifier.read(batch, candidates, batch.masks, self.recurrent_dtype)
-            return self.losses(reading, candidates, tries, batch.masks)
-
-    def losses(self, reading: Reading, candidates: torch.Tensor, tries: int, masks: Masks | None) -> torch.Tensor:
-        """The sum of the losses of all predictions, divided by ``WINDOW``."""
         model, hidden = self.classifier, self.classifier.recurrent.hidden_size
-        bias, ids = model.language_model.bias, reading.ids.long()
-        is_candidate = torch.zeros_like(bias, dtype=torch.bool).index_fill_(0, candidates, True)
-        candidate_bias = bias[candidates] - self.log_expected(candidates, tries)
-        # a state and a token more, with a weight of 0, where a text has no token at a distance
-        right_bias = functional.pad(bias[ids] - self.log_expected(ids, tries), (0, 1))
-        vectors, counts = functional.pad(reading.vectors, (0, 0, 0, 1)), model.token_weights.to(bias.dtype)[ids]
-        counts, hits = functional.pad(counts, (0, 1)), functional.pad(is_candidate[ids], (0, 1))
-        head_mask = None if masks is None else masks.keep.get(HEAD)
-        wanted, wanting = reading.neighbours()
-        totals = []
-        for number, states in enumerate(reading.states):
-            mask = None if head_mask is None else head_mask[:, number * hidden : (number + 1) * hidden].to(states.dtype)
-            inputs = states if mask is None else states * mask[reading.index.row]
-            projected = functional.pad(model.project(number, inputs, self.output_dtype), (0, 0, 0, 1))
+        head_mask = None if batch.masks is None else batch.masks.keep.get(HEAD)
+        with torch.autocast(batch.ids.device.type, enabled=False):
+            reading = model.read(batch, candidates, batch.masks, self.recurrent_dtype)
+            bias, ids = model.language_model.bias, reading.ids.long()
+            is_candidate = torch.zeros_like(bias, dtype=torch.bool).index_fill_(0, candidates, True)
+            candidate_bias = bias[candidates] - self.log_expected(candidates, tries)
+            # a state and a token more, with a weight of 0, where a text has no token at a distance
+            right_bias = functional.pad(bias[ids] - self.log_expected(ids, tries), (0, 1))
+            vectors, counts = functional.pad(reading.vectors, (0, 0, 0, 1)), model.token_weights.to(bias.dtype)[ids]
+            counts, hits = functional.pad(counts, (0, 1)), functional.pad(is_candidate[ids], (0, 1))
             output = (vectors, right_bias, reading.candidates, candidate_bias)
-            totals.append(SampledSoftmax.apply(projected, *output, wanted, wanting, hits, counts, self.output_dtype))
-            wanted, wanting = wanting, wanted
-        return torch.stack(totals).sum() / WINDOW
+            wanted, wanting = reading.neighbours()
+            totals = []
+            for number, states in enumerate(reading.states):
+                inputs = states
+                if head_mask is not None:
+                    mask = head_mask[:, number * hidden : (number + 1) * hidden].to(states.dtype)
+                    inputs = states * mask[reading.index.row]
+                projected = functional.pad(model.project(number, inputs, self.output_dtype), (0, 0, 0, 1))
+                total = SampledSoftmax.apply(projected, *output, wanted, wanting, hits, counts, self.output_dtype)
+                totals.append(total)
+                wanted, wanting = wanting, wanted
+            return torch.stack(totals).sum() / WINDOW
 
     def log_expected(self, ids: torch.Tensor, tries: int) -> torch.Tensor:
         """Logarithm of the expected count of ``ids`` among the candidates, ``[ids]``; 0 for an exact softmax."""

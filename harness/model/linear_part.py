@@ -123,14 +123,14 @@ def sort_distinct(places: torch.Tensor, none: int) -> tuple[torch.Tensor, torch.
 
 
 def pad_ids(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """The ids of a batch of any layout as int64 ``[rows, time]``, and the rows' lengths on the device."""
+    """The ids of a batch of any layout as int64 ``[rows, time]``, and the rows' lengths on the device; the padding is
+    arbitrary.
+    """
     ids, lengths = batch.widen_ids().to(torch.int64), batch.device_lengths
     if batch.batch_sizes is None:
         return ids, lengths
     index = batch.build_index()
-    padded = ids.new_zeros(index.num_rows, len(index.starts))
-    padded[index.row, index.time] = ids
-    return padded, lengths
+    return ids[index.grid].view(-1, index.num_rows).t(), lengths
 
 
 def keys_of(ids: torch.Tensor, lengths: torch.Tensor, longest: int) -> torch.Tensor:

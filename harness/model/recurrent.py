@@ -2,7 +2,7 @@
 """The first layers of every network: an embedding, and a variable-length LSTM whose results do not depend on padding,
 with two implementations and the same weights.
 
-*Packed*: only real tokens are computed, from a ``PackedSequence``.
+*Packed*: only real tokens are computed, as in torch's ``PackedSequence``.
 
 *Padded* (reversal): a forward LSTM never reads the padding after a row, and a backward LSTM is a forward LSTM over rows
 that are reversed within their own length. Both run as plain padded LSTMs, in one call each, with the same results. Time
@@ -26,11 +26,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.utils.rnn import PackedSequence
 
 from harness.batch import Batch, Masks, PackedIndex
 from harness.config import ModelConfig, Task
-from harness.model.dropout import EMBEDDING, HEAD, LAYERS, DropoutRates, draw_masks, drop
+from harness.model.dropout import EMBEDDING, HEAD, LAYERS, draw_masks, drop
 from preprocessing.text.vocabulary import PAD
 
 GRID_WIDE_UNITS = 128
@@ -91,23 +90,25 @@ class VariableLengthLSTM(nn.Module):
 
     def forward_packed(
         self,
-        packed: PackedSequence,
+        data: torch.Tensor,
+        batch_sizes: torch.Tensor,
         masks: Masks | None = None,
         dtype: torch.dtype | None = None,
         rows: torch.Tensor | None = None,
-    ) -> tuple[PackedSequence, torch.Tensor]:
-        """Outputs as a packed sequence, and the final states ``[directions, rows, hidden]`` of the last layer.
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Outputs ``[tokens, output_size]`` and final states ``[directions, rows, hidden]`` of the last layer, for
+        packed ``data`` ``[tokens, features]`` with ``batch_sizes`` on the CPU.
 
         ``masks`` are for the rows, longest first; None: no dropout. ``rows`` int64 ``[tokens]``: row of each token.
         ``dtype``: dtype of the computation, by default that of the weights.
         """
-        data, sizes = packed.data.to(dtype=dtype), packed.batch_sizes
+        data = data.to(dtype=dtype)
         for number, layer in enumerate(self.lstms()):
             if number > 0:
                 data = drop(data, masks, LAYERS + number, rows)
             weights = layer_weights(layer, None, dtype)
-            data, state = lstm_packed(data, sizes, weights, self.bidirectional)
-        return packed._replace(data=data), state
+            data, state = lstm_packed(data, batch_sizes, weights, self.bidirectional)
+        return data, state
 
     def forward_padded(
         self,
@@ -257,5 +258,5 @@ class Network(nn.Module):
 
     def masks(self, seed: int, step: int, batch: Batch) -> Masks | None:
         """Dropout masks of a batch in optimizer ``step``; None without dropout."""
-        rates = DropoutRates(self.size_by_site, self.config.dropout, self.config.word_dropout)
-        return draw_masks(seed, step, batch, rates, self.embedding.weight.dtype)
+        rates = self.config.dropout, self.config.word_dropout
+        return draw_masks(seed, step, batch, self.size_by_site, *rates, self.embedding.weight.dtype)

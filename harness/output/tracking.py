@@ -15,11 +15,11 @@ import queue
 import re
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness.config import RunConfig, TrackingConfig, to_dict
+from harness.config import RunConfig, TrackingConfig
 from harness.rundir.events import Observer, Opening
 from harness.rundir.records import Ending
 from padless.core.errors import ConfigError
@@ -64,7 +64,7 @@ class TrackerObserver(Observer):
         self.is_active = True
         run = self.run.resolve()
         tracking = replace(self.config.tracking, name=self.config.tracking.name or run.name)
-        values = to_dict(replace(self.config, tracking=tracking))
+        values = asdict(replace(self.config, tracking=tracking))
         values["tracking"]["group"] = group_of(run, facts)
         try:
             tracker = load_object(TRACKERS[self.name])(self.name, self.run, public_values(values | dict(facts)))

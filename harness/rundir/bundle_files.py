@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
@@ -33,7 +33,6 @@ from harness.config import CLASSIFIER, LANGUAGE_MODEL, ModelConfig, Task
 from harness.rundir.json_files import (
     FileName,
     read_sealed,
-    seal_of,
     write_sealed,
 )
 from harness.rundir.layout import BUNDLE, describe_missing_bundle
@@ -51,7 +50,6 @@ from preprocessing.text.vocabulary import Vocabulary
 KIND = ("padless-bundle", 3)
 INDEX = "bundle.json"
 WEIGHTS = re.compile(r"weights-[0-9a-f]{16}\.safetensors")
-MIN_LABELS = 2
 DAMAGED = "written by another version of padless, or edited or damaged; restore it"
 CARD = "README.md"
 ONNX = "model.onnx"
@@ -174,7 +172,7 @@ def find_info(directory: Path) -> BundleInfo | None:
     if content is None:
         return None
     info: BundleInfo = convert_json(BundleInfo, content, str(path), DAMAGED)
-    if len(set(info.labels)) < len(info.labels) or (info.task == CLASSIFIER and len(info.labels) < MIN_LABELS):
+    if len(set(info.labels)) < len(info.labels) or (info.task == CLASSIFIER and len(info.labels) < 2):
         raise DataError(f"{path}: labels is {quote_value(info.labels)}, expected two or more different ones; {DAMAGED}")
     if len(info.thresholds) not in (0, len(info.labels)):
         raise DataError(f"{path}: thresholds has {len(info.thresholds)} numbers, not one for each label; {DAMAGED}")
@@ -222,17 +220,11 @@ def read_named(path: Path, sha256: str, index: str) -> bytes:
     return data
 
 
-def bundle_hash(info: BundleInfo) -> str:
-    """A sha256 over the content of ``bundle.json``, which an unfinished prediction compares with that of its bundle."""
-    return seal_of(info.to_json())
-
-
 def source_of(manifest: Manifest) -> ReadingOptions:
     """How the texts of a dataset were read."""
     source = manifest.provenance.get("config", {}).get("source", {})
-    options = {option.name: source[option.name] for option in fields(ReadingOptions) if option.name in source}
-    options_read: ReadingOptions = convert_json(ReadingOptions, options, f"{MANIFEST}: source", REBUILD)
-    return options_read
+    options: ReadingOptions = convert_json(ReadingOptions, source, f"{MANIFEST}: source", REBUILD)
+    return options
 
 
 def split_facts(manifest: Manifest) -> dict[str, SplitFacts]:

@@ -24,12 +24,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.rundir.json_files import FileName, Indexed, check_file, facts_of, read_object
+from harness.rundir.json_files import FileName, read_object
 from harness.rundir.layout import BUNDLE, CHECKPOINTS, EVALUATION
 from padless.core import atomic
 from padless.core.errors import DataError
-from padless.core.schema import AtLeast0, Record, convert_json
-from padless.core.untrusted import quote_value
+from padless.core.schema import AtLeast0, Record, Sha256, convert_json
+from padless.core.untrusted import open_regular, quote_value, sha256_of
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +45,13 @@ AVERAGE = "average"
 """Prefix of the names of averaged weights there."""
 
 Tensors = Mapping[str, "torch.Tensor"]
+
+
+class Indexed(Record, frozen=True):
+    """What ``manifest.json`` says of a file."""
+
+    bytes: AtLeast0
+    sha256: Sha256
 
 
 class CheckpointManifest(Record, frozen=True):
@@ -87,8 +94,8 @@ def checkpoint_path(run: str | Path, step: int) -> Path:
     return atomic.aside(path) if atomic.aside(path).is_dir() and not path.exists() else path
 
 
-def write(run: str | Path, step: int, files: Mapping[str, Tensors], state: Mapping[str, Any]) -> Path:
-    """Write a checkpoint atomically and return its directory. Tensors are contiguous and on the CPU.
+def write(run: str | Path, step: int, files: Mapping[str, Tensors], state: Mapping[str, Any]) -> None:
+    """Write a checkpoint atomically. Tensors are contiguous and on the CPU.
 
     Replaces an existing one of this step, which was damaged or made before the epoch's validation. Raises ``OSError``;
     the existing one is then still there.
@@ -102,7 +109,10 @@ def write(run: str | Path, step: int, files: Mapping[str, Tensors], state: Mappi
             for name, tensors in files.items():
                 write_tensors(folder / name, tensors)
             atomic.write_json(folder / STATE, state)
-            index = {name: facts_of(folder / name) for name in (*files, STATE)}
+            index = {}
+            for name in (*files, STATE):
+                path = folder / name
+                index[name] = {"bytes": path.stat().st_size, "sha256": atomic.sha256_file(path)}
             manifest = {"format": FORMAT, "format_version": FORMAT_VERSION, "step": step, "files": index}
             atomic.write_json(folder / MANIFEST, manifest)
     except BaseException:
@@ -110,7 +120,6 @@ def write(run: str | Path, step: int, files: Mapping[str, Tensors], state: Mappi
         raise
     if os.path.lexists(old):
         atomic.remove(old)
-    return target
 
 
 def write_tensors(path: Path, tensors: Tensors) -> None:
@@ -147,8 +156,8 @@ def verify_checkpoint(path: Path) -> Checkpoint:
     manifest: CheckpointManifest = convert_json(CheckpointManifest, content, str(path / MANIFEST), ADVICE)
     if not {MODEL, OPTIMIZER, STATE} <= manifest.files.keys():
         raise DataError(f"{path / MANIFEST}: does not name {MODEL}, {OPTIMIZER} and {STATE}: damaged; {ADVICE}")
-    for name, line in manifest.files.items():
-        check_file(path / name, line, MANIFEST, ADVICE)
+    for name, entry in manifest.files.items():
+        check_file(path / name, entry)
     state = read_object(path / STATE, ADVICE) or {}
     if not state.keys() >= KEYS:
         raise DataError(f"{path / STATE}: not the state of a training; {ADVICE}")
@@ -156,6 +165,20 @@ def verify_checkpoint(path: Path) -> Checkpoint:
     if step != manifest.step or path != checkpoint_path(path.parents[1], step):
         raise DataError(f"{path}: its name, {MANIFEST} and {STATE} have different steps: renamed by hand? {ADVICE}")
     return Checkpoint(path, step, state)
+
+
+def check_file(path: Path, entry: Indexed) -> None:
+    """Raise ``DataError`` for a file that differs from its entry in the manifest; one of another size is not read."""
+    try:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            digest = sha256_of(file) if size == entry.bytes else ""
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}: {MANIFEST} names this file; {ADVICE}") from None
+    if size != entry.bytes:
+        raise DataError(f"{path}: {size:,} bytes, and {MANIFEST} says {entry.bytes:,}: truncated or changed; {ADVICE}")
+    if digest != entry.sha256:
+        raise DataError(f"{path}: its sha256 is not the one in {MANIFEST}: bytes were changed; {ADVICE}")
 
 
 def steps(run: str | Path) -> list[int]:

@@ -9,19 +9,16 @@ All files are read as untrusted (``padless.core.untrusted``).
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from msgspec import Meta
 
 from padless.core import atomic
 from padless.core.errors import DataError
-from padless.core.schema import AtLeast0, Record, Sha256
-from padless.core.untrusted import open_regular, parse_json, quote_value, read_bytes, read_json, sha256_of
+from padless.core.untrusted import parse_json, quote_value, read_bytes, read_json
 
-T = TypeVar("T")
 Line = dict[str, Any]
 RESTORE = "restore it, or name another run"
 SEAL = "sha256"
@@ -66,32 +63,6 @@ def read_sealed(path: Path, kind: tuple[str, int], advice: str) -> dict[str, Any
     if content.pop(SEAL, None) != seal_of(content):
         raise DataError(f"{path}: its content does not match its sha256: edited or damaged; {advice}")
     return {name: value for name, value in content.items() if name not in ("format", "format_version")}
-
-
-class Indexed(Record, frozen=True):
-    """An index's entry for a file."""
-
-    bytes: AtLeast0
-    sha256: Sha256
-
-
-def facts_of(path: Path) -> dict[str, Any]:
-    """The entry of a file for an index."""
-    return {"bytes": path.stat().st_size, "sha256": atomic.sha256_file(path)}
-
-
-def check_file(path: Path, entry: Indexed, index: str, advice: str) -> None:
-    """Raise ``DataError`` for a file that differs from its entry in ``index``; a file of another size is not read."""
-    try:
-        with open_regular(path) as file:
-            size = os.fstat(file.fileno()).st_size
-            digest = sha256_of(file) if size == entry.bytes else ""
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}: {index} names this file; {advice}") from None
-    if size != entry.bytes:
-        raise DataError(f"{path}: {size:,} bytes, and {index} says {entry.bytes:,}: truncated or changed; {advice}")
-    if digest != entry.sha256:
-        raise DataError(f"{path}: its sha256 is not the one in {index}: bytes were changed; {advice}")
 
 
 def read_lines(path: Path) -> list[Line]:

@@ -39,17 +39,16 @@ NON_FINITE = ("nan", "inf", "-inf")
 class MetricsLog:
     """Appends to both files. A written line survives a kill of the process."""
 
-    def __init__(self, run: Path, state: Mapping[str, Any] | None = None) -> None:
-        """Truncate both files of ``run`` to what a checkpoint says (``state``); to nothing for a new run.
+    def __init__(self, run: Path, state: Mapping[str, Any]) -> None:
+        """Truncate both files of ``run`` to what a checkpoint says (``state``); of a new run it is empty.
 
         A file that its user has moved away starts empty. Raises ``DataError`` for a file that has fewer bytes or
         others, and for anything but a file.
         """
         self.run = run
-        saved: Mapping[str, Any] = state or {"log_bytes": {}}
         self.hash_by_name = {name: hashlib.sha256() for name in FILES}
         for name in FILES:
-            path, size, data = run / name, saved["log_bytes"].get(name, 0), b""
+            path, size, data = run / name, state.get("log_bytes", {}).get(name, 0), b""
             with storage(path):
                 if os.path.lexists(path):
                     data = read_bytes(path, MAX_LINES_BYTES)[:size]
@@ -58,7 +57,7 @@ class MetricsLog:
                     size = 0
                 self.hash_by_name[name].update(data)
                 sha256 = self.hash_by_name[name].hexdigest()
-                if size and saved.get("log_sha256", {}).get(name, sha256) != sha256:
+                if size and state.get("log_sha256", {}).get(name, sha256) != sha256:
                     raise DataError(
                         f"{path}: its first {size:,} bytes are not those recorded in the checkpoint: truncated, "
                         "damaged, or another run's; restore it, or move it away to go on without these lines"

@@ -95,11 +95,6 @@ def check_replaceable(directory: Path, split: str, origin: Mapping[str, Any]) ->
     atomic.check_replaced(predictions, is_ours or None)
 
 
-def write_figures(directory: Path, split: str, values: dict[str, Any]) -> None:
-    """Write ``SPLIT.json``: ``values`` are plain and finite. Raises ``OSError``."""
-    write_sealed(directory / figures_name(split), KIND, values)
-
-
 def read_figures(directory: Path, split: str) -> dict[str, Any] | None:
     """The figures of a split, None where there are none yet. Raises ``DataError`` for damaged ones."""
     return read_sealed(directory / figures_name(split), KIND, rerun_command(directory, split))
@@ -173,7 +168,7 @@ def write_results(
     predictions: Predictions,
 ) -> None:
     """Write ``SPLIT.json`` with the hash of the predictions, and ``SPLIT-predictions.parquet``: row number in the
-    source, true label, predicted label, probabilities. Raises ``OSError``.
+    source, true label, predicted label, probabilities. ``values`` are plain and finite. Raises ``OSError``.
 
     Old predictions are removed before: a killed process leaves none beside figures with another hash, which
     ``check_replaceable`` would take for edited ones.
@@ -185,7 +180,8 @@ def write_results(
         with open(temporary, "wb") as file:
             pq.write_table(pa.table(columns), file)
         path.unlink(missing_ok=True)
-        write_figures(directory, values["split"], {**values, OF_PREDICTIONS: atomic.sha256_file(temporary)})
+        figures = {**values, OF_PREDICTIONS: atomic.sha256_file(temporary)}
+        write_sealed(directory / figures_name(values["split"]), KIND, figures)
 
 
 def read_predictions(directory: Path, split: str, columns: Sequence[str], advice: str | None = None) -> pa.Table:

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import asdict, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -19,10 +19,10 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from harness.batch import Layout
-from harness.config import LANGUAGE_MODEL, Choice, OptimConfig, RunConfig, flat, to_dict
+from harness.config import LANGUAGE_MODEL, Choice, OptimConfig, RunConfig, flat
 from harness.data.loader import Loader, OpenData, open_data
 from harness.data.order import order_over
-from harness.data.run_rows import order_spec
+from harness.data.run_rows import check_data, order_spec
 from harness.data.targets import TeacherInfo, find_teacher_info, open_targets
 from harness.distributed.precision import (
     DTYPES,
@@ -86,8 +86,8 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, resolved: M
     world = session.world
     manifest, start, teacher_info = agree(config, session, writer)
     names = [name for name in manifest.names if name != UNLABELLED]
-    data = open_data(config.data, manifest, names, world)
-    with world.raise_together("reading the targets of the teacher"):
+    with world.raise_together("opening the dataset"):
+        data = open_data(config.data, manifest, names)
         data.targets = open_targets(config, manifest.fingerprint)
     starts = begin(config, manifest, world) if start is None else {}
     origins = {name: weights.facts for name, weights in starts.items()}
@@ -161,12 +161,11 @@ def agree(
             Screen(quiet=config.quiet).show_work("reading the dataset")
             writer.claim()
             screen = Screen(quiet=LAUNCH_ID in os.environ, errors=True)  # the launcher has printed it already
-            point = preflight.check_run(config, screen.print_text)
-            if point.finished and not config.dry_run:  # while this start waited for the directory
+            start, has_finished = preflight.check_run(config, screen.print_text)
+            if has_finished and not config.dry_run:  # while this start waited for the directory
                 Screen(quiet=config.quiet).print_text(preflight.describe_finished(config))
                 raise AlreadyFinished
-            start = point.checkpoint
-        manifest = preflight.check_data(config, world.world_size)
+        manifest = check_data(config, world.world_size)
         teacher_info = find_teacher_info(config, manifest.fingerprint)
         if config.teacher is not None and teacher_info is None and not config.dry_run:
             raise ConfigError(f"teacher: {config.teacher} has written no targets yet; start with `padless train`")
@@ -175,7 +174,7 @@ def agree(
     facts = {"dataset": manifest.fingerprint[:16], "targets": targets, "torch": torch.__version__}
     facts |= {"device type": session.device.type, "arithmetic": session.arithmetic}
     facts |= {"CUDA": str(torch.version.cuda), "cuDNN": str(torch.backends.cudnn.version())}
-    settings = {key: str(value) for key, value in flat(to_dict(config)).items()}
+    settings = {key: str(value) for key, value in flat(asdict(config)).items()}
     code = {"padless": f"{installed_version('padless')} {git_revision()}"} if count_machines() > 1 else {}
     world.handshake(facts | settings | code)
     check_shared(config.run, world)

@@ -7,13 +7,12 @@ Nothing here imports torch or touches a device.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from harness.config import LANGUAGE_MODEL, RunConfig, flat, to_dict, to_record
+from harness.config import LANGUAGE_MODEL, RunConfig, flat, to_record
 from harness.data import order
-from harness.data.run_rows import check_dataset, check_fit, check_useful
 from harness.data.targets import find_teacher_info
 from harness.model.initialization import SHAPE, find_donor, read_head
 from harness.rundir import layout
@@ -25,7 +24,6 @@ from padless.core.configuration import build_config, find_config, read_files, su
 from padless.core.errors import ConfigError, DataError
 from padless.core.untrusted import quote_value
 from preprocessing.dataset import views
-from preprocessing.dataset.shards import Manifest
 
 FREE = frozenset(
     [
@@ -49,25 +47,16 @@ UNCHANGEABLE = {
 UNSET: tuple[Any, ...] = (None, {}, [], "none")
 
 
-@dataclass(frozen=True)
-class ResumePoint:
-    """State of a run directory before a start."""
-
-    checkpoint: Checkpoint | None = None
-    finished: bool = False
-    """The run has finished, and the configuration requires no more training."""
-
-
-def check_run(config: RunConfig, warn: Callable[[str], None]) -> ResumePoint:
-    """Check the run directory: the checkpoint to resume from, and whether the dataset is the same. One
-    process of a run calls it.
+def check_run(config: RunConfig, warn: Callable[[str], None]) -> tuple[Checkpoint | None, bool]:
+    """Check the run directory and that the dataset is the same. One process of a run calls it. Returns the checkpoint
+    to resume from, and whether the run has finished and the configuration requires no more training.
 
     A run that has finished is never trained again, whatever is missing or damaged in it. ``warn`` prints damaged files,
     also in a quiet run. A dry run gets the same checks, but does not resume, runs even if the run has finished, and
     writes nothing. Raises ``ConfigError`` if the run cannot resume, ``DataError`` for another
     dataset than the run's and for damage, ``StorageError`` for an unusable directory.
     """
-    keys = flat(to_dict(config))
+    keys = flat(asdict(config))
     for name in config.allow:
         if not any(is_allowed(key, [name]) for key in keys):
             raise ConfigError(f"allow: {name!r} is no key of a training; {suggest_key(name, keys, '')}")
@@ -75,7 +64,7 @@ def check_run(config: RunConfig, warn: Callable[[str], None]) -> ResumePoint:
         check_claim(Path(config.run))
     layout.check_directory(config.run)
     if not layout.holds_run(config.run):
-        return ResumePoint()
+        return None, False
     state = read_status(config.run).get("state")
     if state is None:
         problem = "missing, so nothing says whether the run has finished"
@@ -83,7 +72,7 @@ def check_run(config: RunConfig, warn: Callable[[str], None]) -> ResumePoint:
     is_finished = state == "finished"
     checkpoint = newest(config.run, lambda error: warn(f"damaged checkpoint: {error}; looking at the one before"))
     if checkpoint is None and not is_finished:
-        return ResumePoint()
+        return None, False
     facts = read_facts(config.run) if checkpoint is None else checkpoint.state
     if facts["dataset"] != views.read_data(config.data).fingerprint:
         problem = f"not the dataset that {config.run} was trained on"
@@ -92,7 +81,7 @@ def check_run(config: RunConfig, warn: Callable[[str], None]) -> ResumePoint:
     has_changed = check_keys(config, facts)
     if has_changed and checkpoint is None:
         raise DataError(f"{config.run}: has finished and has no checkpoint to go on from; name another run directory")
-    return ResumePoint(checkpoint, is_finished and not has_changed)
+    return checkpoint, is_finished and not has_changed
 
 
 def describe_finished(config: RunConfig) -> str:
@@ -147,16 +136,6 @@ def check_keys(config: RunConfig, facts: Mapping[str, Any]) -> bool:
     return bool(changes)
 
 
-def check_data(config: RunConfig, world_size: int) -> Manifest:
-    """Check that the dataset is complete and fits processes and options. Raises ``DataError`` or ``ConfigError`` with
-    the first problem.
-    """
-    manifest = check_dataset(config)
-    check_fit(config, manifest, world_size)
-    check_useful(config, manifest)
-    return manifest
-
-
 def pretraining(config: RunConfig) -> RunConfig | None:
     """The configuration of the language model that ``init.pretrain`` names, as a run of its own; None where there is
     none to train, or it has finished. Raises ``ConfigError`` for an unknown recipe.
@@ -166,7 +145,7 @@ def pretraining(config: RunConfig) -> RunConfig | None:
         return None
     if read_status(run).get("state") == "finished":
         return None
-    recipe, values = find_config(recipe, "pretrain", "--init.pretrain"), flat(to_dict(config))
+    recipe, values = find_config(recipe, "pretrain", "--init.pretrain"), flat(asdict(config))
     shared = {key: values[key] for key in OF_BOTH if values[key] is not None}
     language_model: RunConfig = build_config(
         RunConfig, read_files(RunConfig, [recipe]) | {"task": LANGUAGE_MODEL, "run": run} | shared

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import psutil
 
-from harness.config import CLASSIFIER, LANGUAGE_MODEL, Choice, RunConfig, flat, is_auto, to_dict
+from harness.config import AUTO, CLASSIFIER, LANGUAGE_MODEL, Choice, RunConfig, flat
 from harness.data.run_rows import rows_of_run
 from harness.model.registry import SHARED_UP_TO, check_model, parameters_of
 from harness.rundir.checkpoint import newest
@@ -96,11 +96,8 @@ def resolve_config(config: RunConfig, count_gpus: Callable[[], int | None] = lam
     """
     check_model(config.model)
     resolved = resolve_keys(config, count_gpus)
-    epochs, patience = (
-        resolved.config.epochs,
-        config.patience,
-    )  # one that a run keeps may be too large for --allow epochs
-    is_in_range = is_auto(patience) or patience is None or patience < epochs
+    epochs, patience = resolved.config.epochs, config.patience  # that of a run may be too large for --allow epochs
+    is_in_range = patience in (AUTO, None) or patience < epochs
     require(is_in_range, "patience", patience, f"at least 1 and below epochs ({epochs}), auto, or null")
     return resolved
 
@@ -114,7 +111,7 @@ def resolve_keys(config: RunConfig, count_gpus: Callable[[], int | None]) -> Res
     if not keys_to_resolve(config):
         return ResolvedConfig(config, {})
     manifest = rows_of_run(config)
-    gpus = count_gpus() if is_auto(config.global_batch) else None  # after the dataset, which needs no torch
+    gpus = count_gpus() if config.global_batch == AUTO else None  # after the dataset, which needs no torch
     config = config if gpus is None else restore_values(config)
     classes = len(manifest.labels) if config.task == CLASSIFIER else 2
     return apply_rules(config, Corpus(manifest.rows(TRAIN), manifest.tokens(TRAIN), classes), gpus or 1)
@@ -150,8 +147,8 @@ def processes_on_cores(config: RunConfig, cores: int) -> Choice:
 
 def keys_to_resolve(config: RunConfig) -> list[str]:
     """The keys that are ``auto``."""
-    values = flat(to_dict(config))
-    return [key for key in AUTO_KEYS if is_auto(values[key])]
+    values = flat(asdict(config))
+    return [key for key in AUTO_KEYS if values[key] == AUTO]
 
 
 def restore_values(config: RunConfig) -> RunConfig:
@@ -163,7 +160,7 @@ def restore_values(config: RunConfig) -> RunConfig:
         values = flat(read_run_config(config.run))
     else:
         return config
-    return with_values(config, {key: values.get(key, "auto") for key in keys_to_resolve(config)})
+    return with_values(config, {key: values.get(key, AUTO) for key in keys_to_resolve(config)})
 
 
 def with_values(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
@@ -177,12 +174,12 @@ def with_values(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
 
 def apply_rules(config: RunConfig, corpus: Corpus, gpus: int = 1) -> ResolvedConfig:
     """Apply the rules: batch and steps first, since the learning rates depend on them."""
-    values = flat(to_dict(config))
+    values = flat(asdict(config))
     reasons: dict[str, Choice] = {}
 
     def resolve_key(key: str, value: Any, reason: str) -> Any:
         """The user's value of a key, or ``value``, with its reason, if it is ``auto``."""
-        if is_auto(values[key]):
+        if values[key] == AUTO:
             values[key] = value
             reasons[key] = Choice("null" if value is None else str(value), reason)
         return values[key]
@@ -225,7 +222,7 @@ def choose_batch(corpus: Corpus, gpus: int, min_steps: int) -> int:
 def choose_buckets(corpus: Corpus, ngram_words: int) -> int:
     """A power of two, at least ``BUCKETS_PER_NGRAM`` times the n-grams, within the maximum size of the table."""
     outputs = 1 if corpus.classes == 2 else corpus.classes
-    max_buckets = min(MAX_BUCKETS, 2 ** int(math.log2(max(2, MAX_WIDE_NUMBERS // max(outputs, 1)))))
+    max_buckets = min(MAX_BUCKETS, 2 ** int(math.log2(max(2, MAX_WIDE_NUMBERS // outputs))))
     ngrams = corpus.tokens * max(2, ngram_words)
     buckets = 2 ** math.ceil(math.log2(max(2, BUCKETS_PER_NGRAM * ngrams)))
     return int(min(max_buckets, max(MIN_BUCKETS, buckets)))

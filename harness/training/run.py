@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from harness.batch import StepBatch
 from harness.config import CLASSIFIER, RunConfig, to_record
 from harness.data import order
 from harness.data.loader import Loader, OpenData
+from harness.distributed.devices import describe_device
 from harness.distributed.precision import set_tf32
 from harness.distributed.session import Session
 from harness.distributed.stopping import HEARTBEAT, Preempted, StopWatch
@@ -66,7 +67,7 @@ class TrainingRun:
     selection: Selection
     watch: StopWatch
     writer: RunWriter
-    origin: dict[str, Any] = field(default_factory=dict)
+    origin: dict[str, Any]
     """Where the first weights are from (vectors, pretrained weights), and facts of the dataset; for checkpoints."""
     read_line: Callable[[], dict[str, Any]] | None = None
     """Gives the figures of the last log line, which the device is copying."""
@@ -92,12 +93,12 @@ class TrainingRun:
 
     def fit(self) -> None:
         """Train from the current step to the last epoch, or until a validation ends the training."""
-        trainer = self.trainer
-        while not self.is_done:
+        trainer, config = self.trainer, self.config
+        while trainer.epochs_done < config.epochs and not self.selection.has_run_out(config.patience):
             trainer.model.train()
             for batch in trainer.batches():
                 trainer.update(batch)
-                if trainer.step % self.config.tracking.log_every == 0 or trainer.step == trainer.total_steps:
+                if trainer.step % config.tracking.log_every == 0 or trainer.step == trainer.total_steps:
                     self.write_line()
                     self.read_line = trainer.begin_figures()
                     if not computes_later(self.session.device):
@@ -110,11 +111,6 @@ class TrainingRun:
             trainer.epochs_done += 1
             self.save()
             self.raise_failure()
-
-    @property
-    def is_done(self) -> bool:
-        """Whether no epoch is left to train, or patience has run out."""
-        return self.trainer.epochs_done >= self.config.epochs or self.selection.has_run_out(self.config.patience)
 
     def write_line(self) -> None:
         """Write the log line whose figures the device is copying, if there is one. On CUDA that is at the next line, so
@@ -208,8 +204,10 @@ class TrainingRun:
             figures, choose_decision = measure_objective(config, objective, loader, world, self.pause)
             is_best = selection.compare(world, figures, step, choose_decision, 1 - epoch / config.epochs)
             if is_best:
-                with world.raise_together("writing the best weights"):
-                    self.write_best()
+                bundle, network = writer.directory / BUNDLE, objective.classifier
+                with world.raise_together("writing the best weights"), storage(bundle):
+                    if world.is_main:
+                        write_bundle(bundle, network, self.data.manifest, step, selection.decision, **self.origin)
         line = {"step": step, "epoch": epoch, **scalar_figures(figures), "best": is_best}
         writer.log(VALIDATION, {**line, "seconds": writer.seconds})
         with world.raise_together("writing status.json"):
@@ -218,15 +216,6 @@ class TrainingRun:
             writer.observers.print_text(
                 f"stopping: {selection.epochs_since_best} validations without a better one (patience)"
             )
-
-    def write_best(self) -> None:
-        """On rank 0: write the weights as the bundle. Raises ``StorageError``."""
-        if self.writer.active:
-            bundle, network = self.writer.directory / BUNDLE, self.trainer.objective.classifier
-            with storage(bundle):
-                write_bundle(
-                    bundle, network, self.data.manifest, self.trainer.step, self.selection.decision, **self.origin
-                )
 
     def test(self) -> None:
         """Evaluate the best weights once, on the test split if the dataset has one, and print their figures.
@@ -268,8 +257,13 @@ class TrainingRun:
                 self.writer.observers.advance(self.trainer.step, "writing the report")
 
     def rehearse(self) -> None:
-        """A dry run: take a few real steps with the longest batch; print time, memory and the time of a full run."""
-        world, device, batch = self.session.world, self.trainer.device, longest_batch(self.trainer.loader)
+        """A dry run: print the device of each rank, take a few real steps with the longest batch; print time, memory
+        and the time of a full run.
+        """
+        world, device, fact = self.session.world, self.trainer.device, self.writer.observers.fact
+        devices = world.gather_objects(describe_device(device.type), "the device of each rank")
+        fact("devices", ", ".join(devices if device.type == "cuda" else devices[:1]))
+        batch = longest_batch(self.trainer.loader)
         self.trainer.model.train()
         seconds = []
         for _ in range(1 + REHEARSALS):  # the first warms up
@@ -281,7 +275,7 @@ class TrainingRun:
         step_s = min(seconds[1:])
         tokens = sum(micro_batch.num_tokens for micro_batch in batch.micro_batches) * world.world_size
         total_tokens = self.data.manifest.tokens(TRAIN) * self.config.epochs
-        fact, total_time = self.writer.observers.fact, duration(step_s * total_tokens / tokens)
+        total_time = duration(step_s * total_tokens / tokens)
         fact("dry run", f"longest step ({batch.global_rows} rows): {step_s * 1e3:,.0f} ms")
         fact("memory", f"{peak_memory_bytes(device) / 2**20:,.0f} MiB at most in one process")
         fact("full run", f"about {total_time} of training ({self.trainer.total_steps:,} steps)")

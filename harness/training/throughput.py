@@ -32,8 +32,7 @@ class Meter:
         """``predictions`` per token, for all tokens of a row but one; the loss is a mean over them. 0: over rows."""
         self.device, self.predictions = device, predictions
         self.counts, self.loss = dict.fromkeys(COUNTS, 0), torch.zeros((), device=device)
-        self.wait_s = self.pause_s = 0.0
-        self.started = time.perf_counter()
+        self.wait_s, self.started = 0.0, time.perf_counter()
 
     def add(self, batch: StepBatch, global_step: int, loss: torch.Tensor) -> None:
         """Count one step's micro-batches and the sum of their rows' losses."""
@@ -49,9 +48,9 @@ class Meter:
     @contextmanager
     def pausing(self) -> Iterator[None]:
         """The time of the block is no time of training."""
-        started = time.perf_counter()
+        paused = time.perf_counter()
         yield
-        self.pause_s += time.perf_counter() - started
+        self.started += time.perf_counter() - paused
 
     def state(self, world: World) -> list[dict[str, Any]]:
         """The counts of every rank since the last log line, as plain values; every rank calls it, and waits for its
@@ -74,13 +73,12 @@ class Meter:
         """The counts of this rank since the last call without the loss, and the time that they took; starts anew."""
         work = self.counts | {
             "wait_s": self.wait_s,
-            "seconds": time.perf_counter() - self.started - self.pause_s,
+            "seconds": time.perf_counter() - self.started,
             "memory_bytes": peak_memory_bytes(self.device),
         }
         self.counts = dict.fromkeys(COUNTS, 0) | {"hash": self.counts["hash"]}
         self.loss = torch.zeros((), device=self.device)
-        self.wait_s = self.pause_s = 0.0
-        self.started = time.perf_counter()
+        self.wait_s, self.started = 0.0, time.perf_counter()
         return work
 
 
@@ -121,15 +119,6 @@ def peak_memory_bytes(device: torch.device) -> int:
         return getattr(memory, "peak_wset", memory.rss)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes
-
-
-def record_event(device: torch.device) -> torch.cuda.Event | None:
-    """An event of the work that is queued on a CUDA device; None on a CPU, whose work is done."""
-    if device.type == "cpu":
-        return None
-    event = torch.cuda.Event()
-    event.record()
-    return event
 
 
 def synchronize(device: torch.device) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from accelerate import DistributedDataParallelKwargs
 
-from harness.batch import StepBatch
+from harness.batch import StepBatch, record_event
 from harness.config import RunConfig
 from harness.data.loader import Loader
 from harness.distributed.session import Session
@@ -25,7 +25,7 @@ from harness.training.optim import (
     optimizer_state,
     skip_if_not_finite,
 )
-from harness.training.throughput import Meter, record_event, summarize_throughput
+from harness.training.throughput import Meter, summarize_throughput
 from padless.core.errors import ConfigError, DataError
 
 FP16_FIRST_SKIPS = 20
@@ -51,15 +51,14 @@ class Trainer:
         self.accelerator, self.world = accelerator, world = session.accelerator, session.world
         accelerator.ddp_handler = DistributedDataParallelKwargs(
             gradient_as_bucket_view=True,
+            # Buffers are constants, or the linear part's, which all ranks update alike: DDP need not send them.
+            broadcast_buffers=False,
             # The graph is static, but DDP's static_graph fails if the first backward pass runs under no_sync.
             static_graph=config.micro_batch is None,
         )
         self.optimizer = build_optimizer(objective.classifier, config.optim)
         with world.watch_wait("the first weights"):  # DDP compares and sends them; under NCCL the ranks connect here
             self.model, self.accelerated_optimizer = accelerator.prepare(objective, self.optimizer)
-        if isinstance(self.model, torch.nn.parallel.DistributedDataParallel):
-            # Buffers are constants, or the linear part's, which all ranks update alike: DDP need not send them.
-            self.model.broadcast_buffers = False
         self.parameters = list(objective.classifier.parameters())
         self.device = self.parameters[0].device
         self.meter = Meter(self.device, objective.classifier.predictions)
@@ -96,7 +95,7 @@ class Trainer:
             loss = self.backward(batch)
             self.accelerator.unscale_gradients()
             self.grad_norm = clip(self.parameters, self.config.optim.clip_norm)
-            self.take_step(self.grad_norm)
+            self.take_step()
         self.meter.add(batch, self.step, loss)
         self.step += 1
         return loss
@@ -116,10 +115,10 @@ class Trainer:
             losses.append(loss.detach())
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
-    def take_step(self, grad_norm: torch.Tensor) -> None:
+    def take_step(self) -> None:
         """Update the weights, unless the gradient is not finite; then skip the step on all ranks."""
         scaler = self.accelerator.scaler
-        skip = skip_if_not_finite(self.optimizer, grad_norm, is_scaled=scaler is not None)
+        skip = skip_if_not_finite(self.optimizer, self.grad_norm, is_scaled=scaler is not None)
         self.skips_in_a_row = (self.skips_in_a_row + skip) * skip
         # Accelerate's optimizer checks for installed packages at every step; only loss scaling needs it.
         (self.optimizer if scaler is None else self.accelerated_optimizer).step()
@@ -187,8 +186,7 @@ class Trainer:
             "scaler": scale,
             "counted": counts,
         }
-        weights = {name: tensor.detach() for name, tensor in classifier.state_dict().items()}
-        return {MODEL: weights, OPTIMIZER: optimizer}, values
+        return {MODEL: classifier.state_dict(), OPTIMIZER: optimizer}, values
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Resume from a verified checkpoint. Raises ``DataError`` if it is of another model.

@@ -138,8 +138,7 @@ def restore_best_weights(config: RunConfig, manifest: Manifest, selection: Selec
         return
     best = checkpoint.verify_checkpoint(checkpoint.checkpoint_path(config.run, step))
     weights, optimizer = best.tensors(checkpoint.MODEL), best.tensors(checkpoint.OPTIMIZER)
-    averages = {name: optimizer.get(f"{checkpoint.AVERAGE}.{name}") for name in weights}
-    weights |= {name: average for name, average in averages.items() if average is not None}
+    weights = {name: optimizer.get(f"{checkpoint.AVERAGE}.{name}", values) for name, values in weights.items()}
     network = build_network(config, manifest)
     load_weights(network, weights, best.path)
     with storage(bundle):

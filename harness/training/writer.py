@@ -20,6 +20,7 @@ from typing import Any, TextIO
 
 import torch
 
+from harness.batch import record_event
 from harness.config import CheckpointConfig, RunConfig
 from harness.distributed.session import Session
 from harness.distributed.stopping import HEARTBEAT, Preempted
@@ -28,7 +29,7 @@ from harness.rundir.bundle_files import write_vocabulary
 from harness.rundir.checkpoint import Checkpoint
 from harness.rundir.events import Observer, Observers
 from harness.rundir.layout import claim_run, storage
-from harness.rundir.metrics_log import KINDS, MetricsLog
+from harness.rundir.metrics_log import MetricsLog
 from harness.rundir.records import (
     Ending,
     note_attempt,
@@ -37,7 +38,7 @@ from harness.rundir.records import (
     write_environment,
     write_status,
 )
-from harness.training.throughput import TIMING, record_event
+from harness.training.throughput import TIMING
 from harness.training.trainer import Tensors
 from padless.core.errors import UserError
 from padless.core.signals import PREEMPTED
@@ -160,7 +161,7 @@ class RunWriter:
 
     def log(self, kind: str, values: dict[str, Any]) -> None:
         """Write timing figures to one file, then all others to ``metrics.jsonl``, which trackers follow."""
-        if self.metrics is not None and self.metrics_error is None and kind in KINDS:
+        if self.metrics is not None and self.metrics_error is None:
             try:
                 timing = {key: values[key] for key in ("step", *TIMING) if key in values}
                 self.metrics.write(kind, timing, layout.THROUGHPUT)
@@ -192,7 +193,7 @@ class RunWriter:
         """Write the files that describe this start, and remove what is newer than the checkpoint."""
         if not self.active:
             return
-        state = {"step": None, "log_bytes": {}, "seconds": 0.0} if start is None else start.state
+        state: dict[str, Any] = {"step": None, "seconds": 0.0} if start is None else start.state
         with storage(self.directory):
             checkpoint.sweep_run(self.directory)
             write_config(self.config)

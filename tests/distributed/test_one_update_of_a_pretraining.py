@@ -24,7 +24,8 @@ from harness.inference.scoring import loader_over, measure_language_model
 from harness.model import language
 from harness.model.language import WINDOW, LanguageModel
 from harness.training.assembly import vocabulary_of
-from preprocessing.dataset.shards import Manifest, Split, read_manifest
+from preprocessing.dataset.shards import Manifest, Split
+from tests.helpers.batches import rows_of_step
 from tests.helpers.datasets import texts_in, write_dataset
 from tests.helpers.ranks import run_ranks
 from tests.helpers.trainers import Case, Weights, build_fp64_network, check_splits, train_plainly, updates_of
@@ -51,7 +52,7 @@ def make_config(data: str, options: str) -> RunConfig:
 
 
 def network_of(config: RunConfig) -> tuple[LanguageModel, Manifest]:
-    manifest = rows_of_task("language_model", read_manifest(config.data), config.data)
+    manifest = rows_of_task(config)
     model = build_fp64_network(config, manifest)
     assert isinstance(model, LanguageModel)
     return model, manifest
@@ -84,7 +85,7 @@ def reference_weights(data: str, options: str) -> Weights:
             candidates, tries = plain.draw(size, config.language_model.candidates, config.seed, step)
             corrections = plain.log_expected(size, tries)
         total, predictions = torch.zeros((), dtype=torch.float64), 0
-        for row in order.batch_rows(0, step):
+        for row in rows_of_step(order, 0, step):
             ids, source = rows[row]
             row_alone = Batch(torch.tensor([ids]), torch.tensor([len(ids)]), torch.zeros(1), source)
             masks = model.masks(config.seed, step, row_alone)

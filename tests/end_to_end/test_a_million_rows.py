@@ -21,10 +21,9 @@ import pytest
 
 from harness.data.loader import open_data
 from harness.data.order import OrderSpec, order_over
-from harness.distributed.world import World
 from preprocessing.dataset.index import write_index
 from preprocessing.dataset.shards import MANIFEST, Split, read_manifest, write_manifest
-from tests.helpers.batches import loader_of
+from tests.helpers.batches import loader_of, rows_of_step
 from tests.helpers.bundles import write_run
 from tests.helpers.commands import ROOT
 from tests.helpers.corpora import reviews, write_csv
@@ -73,7 +72,7 @@ def test_a_billion_rows_in_a_hundred_thousand_shards_take_two_seconds_to_the_fir
     steps, used = [0, 1_234_567, 10**9 // 512 - 1], psutil.Process().memory_full_info().uss
     began = time.process_time()
     manifest = read_manifest(tmp_path)
-    opened = open_data(str(tmp_path), manifest, ["train", "validation"], World())
+    opened = open_data(str(tmp_path), manifest, ["train", "validation"])
     split = opened.splits["train"]
     order = order_over(split, OrderSpec(seed=0, global_batch=512))
     for step in steps:
@@ -81,7 +80,7 @@ def test_a_billion_rows_in_a_hundred_thousand_shards_take_two_seconds_to_the_fir
         with contextlib.closing(loader.steps(0, step)) as steps_read:
             (batch,) = next(steps_read).micro_batches
         assert time.process_time() - began < 2
-        rows = order.batch_rows(0, step)
+        rows = rows_of_step(order, 0, step)
         blocks = split.block_starts.searchsorted(rows, side="right") - 1
         places = zip(blocks.tolist(), (rows - split.block_starts[blocks]).tolist(), strict=True)
         wanted = [split.blocks[block].ids[position, : batch.ids.shape[1]] for block, position in places]

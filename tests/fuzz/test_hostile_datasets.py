@@ -19,7 +19,7 @@ import torch
 
 from harness.config import ModelConfig, OrderConfig, RunConfig
 from harness.data.order import order_over
-from harness.data.run_rows import check_dataset, check_fit, order_spec
+from harness.data.run_rows import check_data, order_spec
 from harness.model.classifier import Classifier
 from harness.model.registry import num_outputs
 from padless.core import arrays, atomic
@@ -79,8 +79,7 @@ def train_two_steps(root: Path) -> list[float]:
     config = RunConfig(
         data=str(root), model=ModelConfig(embedding_dim=2, hidden_size=2), order=OrderConfig(), global_batch=16
     )
-    manifest = check_dataset(config)
-    check_fit(config, manifest, 1)
+    manifest = check_data(config, 1)
     describe_dataset(Dataset(root))
     split = Split(root, manifest, TRAIN)
     torch.manual_seed(0)

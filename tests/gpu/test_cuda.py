@@ -20,7 +20,7 @@ from harness.data.loader import Loader
 from harness.data.order import OrderSpec, order_over
 from harness.distributed.precision import set_tf32
 from harness.model.classifier import Classifier, Objective
-from harness.model.dropout import EMBEDDING, HEAD, DropoutRates, draw_masks
+from harness.model.dropout import EMBEDDING, HEAD, draw_masks
 from harness.model.language import LanguageModel, LanguageObjective
 from harness.model.linear_part import WidePart
 from harness.rundir import checkpoint
@@ -78,7 +78,7 @@ def test_every_row_arrives_whole_with_ids_beyond_int16(reviews: Path, layout: La
     arrived, largest = [], []
 
     def prepare(step: int, batch: Batch) -> None:
-        batch.masks = draw_masks(2, step, batch, DropoutRates({EMBEDDING: 3, HEAD: 5}, 0.3, 0.1))
+        batch.masks = draw_masks(2, step, batch, {EMBEDDING: 3, HEAD: 5}, 0.3, 0.1)
 
     for device in (CPU, TORCH_DEVICE):
         rows = {}

@@ -35,8 +35,9 @@ def run_layout(
     lstm: VariableLengthLSTM, layout: Layout, inputs: torch.Tensor, lengths: torch.Tensor, dtype: torch.dtype
 ):
     if layout == "packed":
-        packed = lstm.forward_packed(pack_padded_sequence(inputs, lengths), None, dtype)[0]
-        return pad_packed_sequence(packed, total_length=TIME)[0]
+        packed = pack_padded_sequence(inputs, lengths)
+        data, _ = lstm.forward_packed(packed.data, packed.batch_sizes, None, dtype)
+        return pad_packed_sequence(packed._replace(data=data), total_length=TIME)[0]
     on_device = lengths.to(inputs.device)
     outputs = restore_order(lstm.forward_padded(inputs, on_device, None, dtype), reversal_index(on_device, TIME))
     return outputs * (torch.arange(TIME, device=inputs.device)[:, None] < on_device)[:, :, None]

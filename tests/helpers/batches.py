@@ -41,6 +41,13 @@ def single_row(batch: Batch, row: int) -> Batch:
     return Batch(ids, batch.lengths[position], batch.labels[position], batch.rows[position])
 
 
+def rows_of_step(order: Order, epoch: int, step: int) -> np.ndarray:
+    """The rows of a global batch by their place in the split, longest first; ``step`` counts within the epoch."""
+    window, starts = order.window(epoch, step), order.block_starts
+    rows = np.concatenate([np.arange(starts[block], starts[block + 1]) for block in window.blocks])
+    return rows[window.places[window.batch(step)]]
+
+
 def loader_of(split: Split, order: Order, **options: Any) -> Loader:
     """A loader of padded batches for one rank on the CPU, unless ``options`` say otherwise."""
     return Loader(split, order, **{"rank": 0, "world_size": 1, "layout": "padded", "device": CPU, **options})

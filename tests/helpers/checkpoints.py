@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from harness.config import RunConfig, to_dict
+from harness.config import RunConfig
 from harness.data import order
 from harness.rundir import checkpoint
 from harness.training.validation import Selection
@@ -34,9 +35,9 @@ def state_of(step: int, **changes: Any) -> dict[str, Any]:
 
 def facts_of(config: RunConfig, **changes: Any) -> dict[str, Any]:
     """What the state of a run of ``config`` says of its data and its settings, updated with ``changes``."""
-    return {"dataset": read_manifest(config.data).fingerprint, "config": to_dict(config), **changes}
+    return {"dataset": read_manifest(config.data).fingerprint, "config": asdict(config), **changes}
 
 
-def write(run: Path, step: int, **changes: Any) -> Path:
+def write(run: Path, step: int, **changes: Any) -> None:
     """Write a checkpoint whose state is updated with ``changes``."""
-    return checkpoint.write(run, step, TENSORS, state_of(step, **changes))
+    checkpoint.write(run, step, TENSORS, state_of(step, **changes))

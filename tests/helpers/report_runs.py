@@ -114,7 +114,7 @@ def write_evaluation(folder: Path, split: str, data: Path, skill: float, seed: i
 
 def write_log(run: Path, manifest: Manifest, data: Path, skill: float, seed: int) -> None:
     """Two hundred steps of a training and four validations, the third of them the best."""
-    log, start = MetricsLog(run), float(np.log(len(manifest.labels)))
+    log, start = MetricsLog(run, {}), float(np.log(len(manifest.labels)))
     for step in range(5, 201, 5):
         loss = start * np.exp(-step * skill / 250)
         log.write("train", {"step": step, "loss": loss, "lr": 0.002, "rows": 320, "grad_norm": loss})

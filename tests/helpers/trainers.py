@@ -50,7 +50,7 @@ def make_trainer(config: RunConfig, session: Session) -> Trainer:
     """A trainer at step 0, as a run of ``config`` builds it."""
     manifest, world = rows_of_run(config), session.world
     names = [name for name in manifest.names if name != "unlabelled"]
-    data = open_data(config.data, manifest, names, world)
+    data = open_data(config.data, manifest, names)
     data.targets = open_targets(config, manifest.fingerprint)
     trainer = assembly.build_trainer(config, session, data, dict(session.choices), begin(config, manifest, world))
     if (wide := trainer.objective.classifier.wide) is not None:

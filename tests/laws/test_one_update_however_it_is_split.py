@@ -25,6 +25,7 @@ from harness.model.classifier import Classifier
 from harness.training.linear_fit import fit_wide
 from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest
 from preprocessing.text.vocabulary import Vocabulary
+from tests.helpers.batches import rows_of_step
 from tests.helpers.datasets import texts_in, write_dataset
 from tests.helpers.teachers import write_taught
 from tests.helpers.trainers import Case, Weights, build_fp64_network, check_splits, train_plainly, updates_of
@@ -94,7 +95,7 @@ def reference_weights(root: str, options: str) -> Weights:
         return (shares @ factors) * (smoothing / len(factors) + (1 - smoothing) * shares)
 
     def loss_of(step: int) -> torch.Tensor:
-        picked, total = order.batch_rows(*divmod(step, order.steps_per_epoch)), torch.zeros((), dtype=torch.float64)
+        picked, total = rows_of_step(order, *divmod(step, order.steps_per_epoch)), torch.zeros((), dtype=torch.float64)
         for number in picked.tolist():
             ids, label, row = row_of(split, number)
             batch = Batch(torch.tensor([ids], dtype=torch.int32), torch.tensor([len(ids)]), torch.tensor([label]), row)

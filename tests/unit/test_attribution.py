@@ -13,7 +13,7 @@ from harness.batch import Batch
 from harness.config import ModelConfig
 from harness.model.attribution import attribute
 from harness.model.classifier import Classifier
-from harness.model.dropout import HEAD, LAYERS, SITE_BITS, DropoutRates, draw_masks
+from harness.model.dropout import HEAD, LAYERS, SITE_BITS, draw_masks
 from harness.model.linear_part import END
 from harness.model.registry import POOLINGS
 from tests.helpers.batches import CPU
@@ -119,8 +119,7 @@ def test_masks_have_the_values_of_their_definition() -> None:
     rows = np.array([0, 3, 22_499, 2**40 + 1])
     for seed, step in ((7, 1), (2**63 - 1, 10**7)):
         batch = Batch(torch.ones(4, 1), torch.ones(4, dtype=torch.int64), torch.zeros(4), rows)
-        rates = DropoutRates({HEAD: 2, LAYERS + 1: 33}, chance, 0.0)
-        mask = draw_masks(seed, step, batch, rates, torch.float64).keep[LAYERS + 1]
+        mask = draw_masks(seed, step, batch, {HEAD: 2, LAYERS + 1: 33}, chance, 0.0, torch.float64).keep[LAYERS + 1]
         for (index, row), feature in itertools.product(enumerate(rows.tolist()), range(33)):
             is_kept = output(seed, step, row, LAYERS + 1, feature) >= chance * 2**64
             assert mask[index, feature] == (1 / (1 - chance) if is_kept else 0)

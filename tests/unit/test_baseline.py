@@ -27,8 +27,9 @@ from harness.output.report import RunReport
 from harness.output.run_facts import compare_linear
 from harness.rundir.bundle_files import OF_WEIGHTS, read_info
 from harness.rundir.events import Observer
+from harness.rundir.json_files import write_sealed
 from harness.rundir.records import Ending
-from harness.rundir.results import Measured, Predictions, write_figures
+from harness.rundir.results import KIND, Measured, Predictions
 from padless.core.errors import ConfigError, DataError
 from padless.core.processes import lock_file
 from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest, write_manifest
@@ -185,7 +186,7 @@ def test_the_end_of_a_run_says_how_the_linear_model_does(
     run, fingerprint, tracker = tmp_path / "run", read_manifest(data_copy).fingerprint, RecordingObserver()
     write_index(run / "bundle", dataset=fingerprint)
     figures = write_results(run, "test", np.arange(ROWS["test"]) % 2 == 0)
-    write_figures(run, "test", {**figures, OF_WEIGHTS: read_info(run / "bundle").weights_sha256})
+    write_sealed(run / "test.json", KIND, {**figures, OF_WEIGHTS: read_info(run / "bundle").weights_sha256})
     report = RunReport(RunConfig(run=str(run), data=str(data_copy)), tracker)
     report.begin()
     report.close(Ending("preempted", 10, 85, "SIGTERM received"))

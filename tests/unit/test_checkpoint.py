@@ -86,7 +86,7 @@ def test_a_dataset_may_move_but_another_one_is_refused(root: Path, state: str) -
     """Before any key that depends on it, for finished and unfinished runs."""
     write_state(root, state)
     moved = (root / "data").rename(root / "elsewhere")
-    assert check_run(replace(config(root), data=str(moved)), ignore_message).finished == (state == "finished")
+    assert check_run(replace(config(root), data=str(moved)), ignore_message)[1] == (state == "finished")
     rewritten(moved, "train", label=lambda labels: 1 - labels)
     with pytest.raises(DataError, match=f"^{moved}: "):
         check_run(replace(config(root, epochs=5, allow=["data", "epochs"]), data=str(moved)), ignore_message)
@@ -95,7 +95,7 @@ def test_a_dataset_may_move_but_another_one_is_refused(root: Path, state: str) -
 def test_a_key_that_changes_the_result_needs_allow(root: Path) -> None:
     with pytest.raises(ConfigError, match=r"epochs: .* --allow epochs"):
         check_run(config(root, epochs=5), ignore_message)
-    assert check_run(config(root, timeout_s=5), ignore_message).checkpoint is not None
+    assert check_run(config(root, timeout_s=5), ignore_message)[0] is not None
 
 
 @pytest.mark.processes
@@ -156,7 +156,7 @@ def test_a_log_that_is_not_that_of_the_checkpoint_is_refused_and_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Moved away by its user, it begins anew."""
-    log = MetricsLog(tmp_path)
+    log = MetricsLog(tmp_path, {})
     log.write("train", {"step": 1, "loss": 0.5})
     state, path = log.state(), tmp_path / layout.METRICS
     size = state["log_bytes"][layout.METRICS]

@@ -13,8 +13,7 @@ import pytest
 
 from harness.config import RunConfig
 from harness.data.loader import open_data
-from harness.data.run_rows import check_dataset
-from harness.distributed.world import World
+from harness.data.run_rows import check_data
 from padless.core import atomic
 from padless.core.errors import DataError
 from preprocessing.dataset.index import INDEX, write_index
@@ -71,11 +70,11 @@ def test_a_text_pipeline_that_its_hash_does_not_know_trains_nothing(root: Path) 
     content["text"]["spec"]["lowercase"] = not content["text"]["spec"]["lowercase"]
     (root / MANIFEST).write_bytes(manifest_bytes(content))
     with pytest.raises(DataError, match=r"dataset\.json: its text does not match its text_hash"):
-        check_dataset(RunConfig(data=str(root)))
+        check_data(RunConfig(data=str(root)), 1)
 
 
 def test_a_shard_that_is_cut_while_it_is_mapped_is_named(root: Path, manifest: Manifest) -> None:
-    opened = open_data(str(root), manifest, ["test"], World())
+    opened = open_data(str(root), manifest, ["test"])
     opened.check()
     os.truncate(opened.splits["test"].shards[0].path, 100)
     with pytest.raises(DataError, match="truncated or changed"):

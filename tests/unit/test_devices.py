@@ -44,7 +44,7 @@ def clear_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ):
         monkeypatch.setenv(name, "")  # so that what a test sets is taken back
         monkeypatch.delenv(name)
-    monkeypatch.setattr(options, "HF_HOME", str(tmp_path))
+    monkeypatch.setattr(options, "DEFAULT_FILE", str(tmp_path / "default_config.yaml"))
 
 
 def resolve_config(**keys: Any) -> TrainConfig:

@@ -135,7 +135,7 @@ class Card:
         card, empty, to = self, torch.empty, torch.Tensor.to
 
         class Event:
-            def record(self, stream: object) -> None:
+            def record(self) -> None:
                 self.number = len(card.copies)
                 card.copy_some()
 

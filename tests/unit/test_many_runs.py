@@ -37,7 +37,7 @@ class Launches:
     codes: tuple[int, ...] = (0,)
     is_signalled: bool = False
 
-    def train(self, _: TrainConfig, recipe: RunConfig, start: launcher.Start | None = None) -> int:
+    def train(self, _: TrainConfig, recipe: RunConfig, start: launcher.Start) -> int:
         self.trained.append(recipe)
         if self.is_signalled:
             STOP.note(signal.SIGTERM)

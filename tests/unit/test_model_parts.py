@@ -76,9 +76,10 @@ def run_padded(lstm: VariableLengthLSTM, inputs: torch.Tensor) -> tuple[list[tor
 
 
 def run_packed(lstm: VariableLengthLSTM, inputs: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
-    result, states = lstm.forward_packed(pack_padded_sequence(inputs, LENGTHS, batch_first=True))
-    states = Last(lstm.output_size).pool_packed(result.data, states, INDEX, LENGTHS, LENGTHS)
-    outputs = pad_packed_sequence(result, batch_first=True)[0]
+    packed = pack_padded_sequence(inputs, LENGTHS, batch_first=True)
+    data, states = lstm.forward_packed(packed.data, packed.batch_sizes)
+    states = Last(lstm.output_size).pool_packed(data, states, INDEX, LENGTHS, LENGTHS)
+    outputs = pad_packed_sequence(packed._replace(data=data), batch_first=True)[0]
     return [outputs[row, :length] for row, length in enumerate(LENGTHS.tolist())], states
 
 

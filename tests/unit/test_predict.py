@@ -80,7 +80,7 @@ def info(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
     facts = {"labels": LABELS, "source": ReadingOptions(), "weights_sha256": "w"}
     info = SimpleNamespace(has_label_sets=False, **facts)
     monkeypatch.setattr(jobs, "OPENED", SimpleNamespace())
-    monkeypatch.setattr(predicting, "bundle_hash", lambda info: info.weights_sha256)
+    info.to_json = lambda: {"weights_sha256": info.weights_sha256}
     monkeypatch.setattr(predicting, "open_scorer", lambda *_, **options: Stub(info))
     return info
 

@@ -6,6 +6,7 @@ rates, row hashes, the slowest rank.
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.config import ModelConfig, RunConfig, flat, to_dict
+from harness.config import ModelConfig, RunConfig, flat
 from harness.training import rules
 from harness.training.rules import Corpus, apply_rules, resolve_config
 from harness.training.throughput import row_hash
@@ -88,7 +89,7 @@ def test_a_process_a_core_while_each_computes_longer_than_it_adds_up_gradients(
 
 
 def test_a_run_on_gpus_goes_on_with_the_batch_that_it_began_with(monkeypatch: pytest.MonkeyPatch) -> None:
-    began = flat(to_dict(apply_rules(recipe(), IMDB, 8).config)) | {"global_batch": 512}
+    began = flat(asdict(apply_rules(recipe(), IMDB, 8).config)) | {"global_batch": 512}
     use_rows(monkeypatch, 9, 9)
     monkeypatch.setattr(rules, "newest", lambda run, report: SimpleNamespace(state={"config": began}))
     assert resolve_config(recipe(), lambda: 2).config.global_batch == 512

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from harness.baselines.measured import BaselineConfig
 from harness.baselines.measured import main as show_baseline
 from harness.baselines.sentence_encoder import Embeddings, find_encoder
 from harness.baselines.teacher import prepare_teacher
-from harness.config import to_dict
 from harness.data.order import VERSION
 from harness.data.run_rows import rows_of_run
 from harness.data.targets import find_teacher_info, open_targets
@@ -80,7 +79,7 @@ def test_the_network_learns_labels_and_what_a_file_says_of_all_other_rows(
         said = np.eye(3)[CLASSES.index(frame["label"][row - 1])] if row <= 120 else answers.loc[row]
         np.testing.assert_allclose(target, said, atol=1e-3)
     teacher_info = find_teacher_info(config, manifest.fingerprint)
-    facts = {"config": to_dict(config), "order_version": VERSION, "dataset": manifest.fingerprint}
+    facts = {"config": asdict(config), "order_version": VERSION, "dataset": manifest.fingerprint}
     assert list_changes(config, facts | {"teacher": teacher_info.origin}) == {}
     assert [*list_changes(config, facts | {"teacher": "another"})] == ["teacher"]
 

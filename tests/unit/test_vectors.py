@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 
 from harness.config import InitConfig, ModelConfig, RunConfig
-from harness.data.run_rows import hold_out
+from harness.data.run_rows import check_data, hold_out
 from harness.distributed.world import World
 from harness.model.initialization import Start, read_start
 from harness.training import preflight
@@ -82,9 +82,7 @@ def test_vectors_are_learned_from_what_a_run_may_see(tmp_path: Path) -> None:
     view = hold_out(assign_folds(root, 3), 1, root)
     for task in ("classifier", "language_model"):
         run = config(root, "own", fold=1, task=task)
-        check_scaled(
-            begin(run, preflight.check_data(run, 1), World())["vectors"], learn_from(root, Split(root, view, "train"))
-        )
+        check_scaled(begin(run, check_data(run, 1), World())["vectors"], learn_from(root, Split(root, view, "train")))
 
 
 DIM = 6
