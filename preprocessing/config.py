@@ -57,7 +57,15 @@ class ReadingOptions:
     def __post_init__(self) -> None:
         """Check values, and give encoding and delimiter their final form."""
         delimiter = "\t" if self.delimiter in ("\\t", "tab") else self.delimiter
-        vars(self).update(encoding=encoding_name(self.encoding), delimiter=delimiter)
+        encoding = self.encoding
+        if encoding != AUTO:
+            try:
+                "".encode(encoding)
+            except (LookupError, UnicodeError):  # of the codec called undefined
+                problem = f"{encoding!r} is not known; utf-8, latin-1, utf-16, cp1251 are"
+                raise ConfigError(f"source.encoding: {problem}") from None
+            encoding = codecs.lookup(encoding).name
+        vars(self).update(encoding=encoding, delimiter=delimiter)
         signs = [sign for sign in (self.delimiter or ",", self.quote) if sign]
         are_characters = all(len(sign) == 1 and sign.isascii() and sign not in "\r\n" for sign in signs)
         is_valid = are_characters and len(set(signs)) == len(signs)
@@ -141,17 +149,6 @@ class SourceConfig(ReadingOptions):
     def has_unlabelled(self) -> bool:
         """Whether there may be rows without labels."""
         return bool(self.unlabelled_path) or self.missing_label == UNLABELLED
-
-
-def encoding_name(name: str) -> str:
-    """Python's name of an encoding, or ``auto``. Raises ``ConfigError`` for what is no text encoding."""
-    if name == AUTO:
-        return AUTO
-    try:
-        "".encode(name)
-    except (LookupError, UnicodeError):  # of the codec called undefined
-        raise ConfigError(f"source.encoding: {name!r} is not known; utf-8, latin-1, utf-16, cp1251 are") from None
-    return codecs.lookup(name).name
 
 
 @dataclass(frozen=True, kw_only=True)

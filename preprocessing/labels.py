@@ -81,7 +81,7 @@ def drop_zero_fraction(text: str) -> str:
 
 def type_of(kind: pa.DataType) -> LabelType | None:
     """The type of an Arrow column of labels, or of lists of them; None for one of nulls."""
-    if pa.types.is_dictionary(kind) or is_list(kind):
+    if is_list(kind):
         return type_of(kind.value_type)
     if pa.types.is_integer(kind):
         return "int"
@@ -144,8 +144,6 @@ class LabelMap:
 
 def distinct(column: pa.Array) -> tuple[list[Any], np.ndarray]:
     """The distinct values of a column, null included, and each row's index into them."""
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
     encoded = column.dictionary_encode(null_encoding="encode")
     return encoded.dictionary.to_pylist(), encoded.indices.to_numpy(zero_copy_only=False)
 

@@ -50,9 +50,9 @@ from padless.core.installed import require_package
 from padless.core.split_names import TRAIN, UNLABELLED
 from padless.core.terminal import Live, Screen, progress_line
 from padless.core.untrusted import one_line
-from preprocessing.dataset.remote import join
+from preprocessing.dataset.remote import join, open_split
 from preprocessing.dataset.shards import MANIFEST, Manifest, Split
-from preprocessing.dataset.views import find_originals, open_split
+from preprocessing.dataset.views import find_originals
 from preprocessing.sources.addresses import fetch_repository
 
 if TYPE_CHECKING:

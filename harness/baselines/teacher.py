@@ -32,9 +32,9 @@ from padless.core.split_names import TRAIN, UNLABELLED
 from padless.core.terminal import Screen, percent
 from padless.core.untrusted import join_names
 from preprocessing.config import SourceConfig, SplitConfig
-from preprocessing.dataset.remote import join
+from preprocessing.dataset.remote import join, open_split
 from preprocessing.dataset.shards import MANIFEST, Manifest
-from preprocessing.dataset.views import open_split, read_data
+from preprocessing.dataset.views import read_data
 from preprocessing.labels import drop_zero_fraction
 from preprocessing.sources.batches import Reader, SourceBatch, row_error
 from preprocessing.sources.readers import open_reader

@@ -32,9 +32,8 @@ from harness.rundir.results import Predictions
 from padless.core.arrays import segment_hashes, unpad_segments
 from padless.core.errors import DataError
 from padless.core.split_names import TEST, TRAIN, UNLABELLED, VALIDATION
-from preprocessing.dataset.remote import join
+from preprocessing.dataset.remote import join, open_split
 from preprocessing.dataset.shards import MANIFEST, Block, Manifest, Split
-from preprocessing.dataset.views import open_split
 from preprocessing.text.vocabulary import UNK
 
 if TYPE_CHECKING:

@@ -29,8 +29,9 @@ from harness.batch import Batch, Layout, Masks, PackedIndex, StepBatch, record_e
 from harness.data.order import Order, Window
 from harness.data.targets import SoftTargets
 from padless.core.errors import DataError
+from preprocessing.dataset.remote import open_split
 from preprocessing.dataset.shards import Manifest, Split
-from preprocessing.dataset.views import open_split, read_data
+from preprocessing.dataset.views import read_data
 
 PREFETCH_GROUPS = 2
 """Groups of steps in the queue, besides the one in training and the one being gathered."""

@@ -17,9 +17,9 @@ from harness.data.order import OrderSpec, steps_over
 from harness.data.targets import find_teacher_info
 from padless.core.errors import ConfigError, DataError
 from padless.core.split_names import TRAIN, UNLABELLED, VALIDATION
-from preprocessing.dataset.remote import join
+from preprocessing.dataset.remote import join, local, open_split
 from preprocessing.dataset.shards import MANIFEST, Manifest, check_vocabulary
-from preprocessing.dataset.views import home_of, open_split, read_data, with_splits
+from preprocessing.dataset.views import read_data, with_splits
 
 
 def hold_out(manifest: Manifest, fold: int | None, data: str | Path) -> Manifest:
@@ -98,7 +98,7 @@ def check_data(config: RunConfig, world_size: int) -> Manifest:
     Hashes and rows of a block are checked when it is first read.
     """
     manifest = rows_of_run(config)
-    check_vocabulary(home_of(config.data), manifest)
+    check_vocabulary(local(config.data), manifest)
     for name in dict.fromkeys((TRAIN, VALIDATION, *manifest.names)):
         open_split(config.data, manifest, name)
     rows = manifest.rows(TRAIN)

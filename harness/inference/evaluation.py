@@ -44,8 +44,9 @@ from padless.core.jobs import Workers, show_progress
 from padless.core.randomness import splitmix64
 from padless.core.split_names import TRAIN, UNLABELLED
 from padless.core.terminal import Screen, percent, print_stderr, public
+from preprocessing.dataset.remote import open_split
 from preprocessing.dataset.shards import Split
-from preprocessing.dataset.views import open_split, read_data
+from preprocessing.dataset.views import read_data
 from preprocessing.labels import AUTO, NAME_END, distinct, normalize_label
 from preprocessing.pipeline.parts import Source, convert_all
 from preprocessing.sources import addresses

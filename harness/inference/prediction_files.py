@@ -136,7 +136,7 @@ def read_schema(source: Source) -> pa.Schema:
     """The columns of a file, of texts except from Parquet; none of JSON."""
     file = source.file
     if file.format == "parquet":
-        return parquet.read_footer(file.address, file.name)[1]
+        return parquet.read_footer(file)[1]
     names = {"jsonl": [], "folder": ["file", *file.source.text_columns]}.get(file.format, source.converted.columns)
     return pa.schema([(name, pa.large_string()) for name in names])
 

@@ -250,7 +250,7 @@ class Members:
 
     def follow(self, slot: Slot, call: Call) -> None:
         """Keep the last lines that a member has printed; when it has ended, note its exit code, and print why."""
-        has_ended = call.has_ended
+        has_ended = call.pipe.poll()
         while content := call.read_output(0):
             slot.lines.extend(line for line in content.decode(errors="replace").splitlines() if line.strip())
         if not has_ended:

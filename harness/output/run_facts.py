@@ -21,8 +21,9 @@ from harness.rundir.results import read_measured
 from padless.core.errors import DataError, UserError
 from padless.core.split_names import VALIDATION
 from padless.core.terminal import public_values
+from preprocessing.dataset.remote import local
 from preprocessing.dataset.shards import VOCABULARY, Manifest
-from preprocessing.dataset.views import find_originals, home_of, read_data
+from preprocessing.dataset.views import find_originals, read_data
 from preprocessing.text.encoder import Encoder, spans_of
 from preprocessing.text.spec import TextPipeline
 from preprocessing.text.vocabulary import Vocabulary
@@ -144,7 +145,7 @@ def mistakes_of(
     encoder, described = None, []
     if manifest is not None and text_by_row:
         try:
-            vocabulary = Vocabulary.read(home_of(data) / VOCABULARY)
+            vocabulary = Vocabulary.read(local(data) / VOCABULARY)
             encoder = Encoder(TextPipeline.from_json(manifest.text), vocabulary)
         except UserError as error:  # a package is not installed
             reason = str(error)

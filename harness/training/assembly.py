@@ -54,9 +54,9 @@ from padless.core.atomic import nearest_existing
 from padless.core.errors import ConfigError
 from padless.core.split_names import TRAIN, UNLABELLED
 from padless.core.terminal import Screen
+from preprocessing.dataset.remote import local, open_split
 from preprocessing.dataset.shards import VOCABULARY, Manifest
 from preprocessing.dataset.vectors import LEARN_FROM
-from preprocessing.dataset.views import home_of, open_split
 from preprocessing.text.vocabulary import RESERVED, Vocabulary
 
 ORIGINS = ("vectors", "started_from")
@@ -333,4 +333,4 @@ def describe_origin(facts: Mapping[str, Any]) -> Choice:
 
 def vocabulary_of(config: RunConfig) -> Vocabulary:
     """The vocabulary of the run's dataset."""
-    return Vocabulary.read(home_of(config.data) / VOCABULARY)
+    return Vocabulary.read(local(config.data) / VOCABULARY)

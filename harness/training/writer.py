@@ -43,7 +43,7 @@ from harness.training.trainer import Tensors
 from padless.core.errors import UserError
 from padless.core.signals import PREEMPTED
 from padless.core.terminal import print_stderr
-from preprocessing.dataset.views import home_of
+from preprocessing.dataset.remote import local
 
 MAX_FIRST_S = 60.0
 """Latest time of the first checkpoint, so that an early failure does not lose the startup work."""
@@ -199,7 +199,7 @@ class RunWriter:
             write_config(self.config)
             note_attempt(self.directory, {"processes": session.world.world_size, "resumed_from": state["step"]})
             write_environment(self.directory, settings)
-            write_vocabulary(self.directory / layout.BUNDLE, home_of(self.config.data))
+            write_vocabulary(self.directory / layout.BUNDLE, local(self.config.data))
         self.started -= state["seconds"]
         self.metrics = MetricsLog(self.directory, state)
         self.checkpointer = Checkpointer(self.directory, self.config.checkpoint, session.device, self.metrics.sync)

@@ -34,9 +34,9 @@ OPEN_PATHS = set[str]()
 """The temporary files and folders that this process is writing."""
 
 
-def temporary_suffix(host: str = platform.node(), process: int | None = None) -> str:
-    """The end of the names of unfinished files, of this process unless another is named."""
-    return f"{TEMPORARY_MARK}{host}-{process or os.getpid()}"
+def temporary_suffix() -> str:
+    """The end of the names of unfinished files of this process."""
+    return f"{TEMPORARY_MARK}{platform.node()}-{os.getpid()}"
 
 
 def temporary_path(path: Path) -> Path:

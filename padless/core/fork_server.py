@@ -33,7 +33,6 @@ PRELOADED = (
     "harness.inference.evaluation",
     "harness.launch.many",
     "harness.distributed.session",
-    "harness.output.report",
     "harness.train",
     "harness.training.assembly",
     "pandas",
@@ -129,11 +128,6 @@ class Call:
         if self.pid is not None:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, number)
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether the process has sent its result, or died."""
-        return self.pipe.poll()
 
     def read_output(self, timeout_s: float | None) -> bytes:
         """What it has printed since the last time, as soon as there is any; empty when it has ended, or after

@@ -25,6 +25,8 @@ def available_cores() -> int:
 
 
 POLL_S = 0.1
+unlocked_names = set[str]()
+"""Files that were to be locked, on file systems without locks."""
 
 
 def acquire(file: IO[Any], timeout_s: float, refusal: UserError, *, shared: bool = False) -> None:
@@ -44,7 +46,10 @@ def acquire(file: IO[Any], timeout_s: float, refusal: UserError, *, shared: bool
             time.sleep(POLL_S)
             continue
         except OSError as error:
-            warn_unlocked(f"{file.name}: cannot be locked ({error.strerror})")
+            if not unlocked_names:  # one warning in a process
+                problem = f"{file.name}: cannot be locked ({error.strerror})"
+                print_stderr(f"warning: {problem}: start no other command that writes there meanwhile")
+            unlocked_names.add(file.name)
         if file.writable() and not shared:
             os.ftruncate(file.fileno(), 0)
             os.lseek(file.fileno(), 0, os.SEEK_SET)
@@ -79,16 +84,6 @@ def lock_byte(file: IO[Any]) -> None:
         windows.locking(file.fileno(), windows.LK_NBLCK, 1)
     except PermissionError as error:
         raise BlockingIOError(*error.args) from None
-
-
-_warned = set[str]()
-
-
-def warn_unlocked(problem: str) -> None:
-    """Warn once in a process that a file system has no locks."""
-    if not _warned:
-        print_stderr(f"warning: {problem}: start no other command that writes there meanwhile")
-    _warned.add(problem)
 
 
 @contextmanager

@@ -22,7 +22,6 @@ AtLeast1 = Annotated[int, Meta(ge=1, le=MAX_COUNT)]
 Above0 = Annotated[float, Meta(gt=0, le=MAX_COUNT)]
 Chance = Annotated[float, Meta(ge=0, lt=1)]
 Name = Annotated[str, Meta(min_length=1, description="that is not empty")]
-Line = Annotated[str, Meta(pattern=r"^(?!file:)[^\r\n]+\Z", description="on one line, without file: before a path")]
 LocalPath = Annotated[
     str, Meta(pattern=r"^(?![A-Za-z][\w+.-]*://)[^\r\n]+\Z", description="of one line that is a path of this machine")
 ]

@@ -197,11 +197,6 @@ live_streams: list[TextIO] = []
 """The stream with live lines, while there are any."""
 
 
-def is_terminal(stream: TextIO) -> bool:
-    """Whether the stream is a terminal that can move its cursor."""
-    return stream.isatty() and os.environ.get("TERM") != "dumb"
-
-
 def wipe() -> None:
     """Erase the live lines, if there are any, so that the next output replaces them."""
     with suppress(IndexError):
@@ -226,8 +221,8 @@ class Screen:
 
     @property
     def is_live(self) -> bool:
-        """Whether output goes to a terminal."""
-        return not self.quiet and is_terminal(self.stream)
+        """Whether output goes to a terminal that can move its cursor."""
+        return not self.quiet and self.stream.isatty() and os.environ.get("TERM") != "dumb"
 
     @property
     def width(self) -> int:

@@ -119,7 +119,7 @@ def write_index(root: str | Path, shards: Iterable[ShardInfo]) -> tuple[dict[str
     lines = []
     sums, widths, lengths, labels = (defaultdict[tuple[int, int], Counter[str]](Counter) for _ in range(4))
     for shard in shards:
-        key = key_of(shard)
+        key = ALL_SPLITS.index(shard.split), -1 if shard.fold is None else shard.fold
         sha256, *hashes = map(bytes.fromhex, (shard.sha256, *shard.hashes))
         lines.append((*key, shard.number, shard.width, shard.rows, shard.bytes, sha256, shard.starts, hashes))
         sums[key].update(shards=1, rows=shard.rows, bytes=shard.bytes)
@@ -135,14 +135,12 @@ def write_index(root: str | Path, shards: Iterable[ShardInfo]) -> tuple[dict[str
         totals = Totals(
             split=split,
             first=first,
-            shards=total["shards"],
-            rows=total["rows"],
             tokens=sum(int(length) * rows for length, rows in lengths[key].items()),
-            bytes=total["bytes"],
             widths=sort_by_number(widths[key]),
             lengths=sort_by_number(lengths[key]),
             labels=sort_by_number(labels[key]),
             fold=fold,
+            **total,
         )
         splits.setdefault(split, []).append(totals)
         first += totals.shards
@@ -154,11 +152,6 @@ def write_index(root: str | Path, shards: Iterable[ShardInfo]) -> tuple[dict[str
 def sort_by_number(counts: Counter[str]) -> dict[str, int]:
     """Counts of numbers, ascending by number."""
     return dict(sorted(counts.items(), key=lambda item: int(item[0])))
-
-
-def key_of(part: ShardInfo | Totals) -> tuple[int, int]:
-    """Split and fold, as they are sorted."""
-    return ALL_SPLITS.index(part.split), -1 if part.fold is None else part.fold
 
 
 T = TypeVar("T")

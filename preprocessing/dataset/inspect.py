@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -184,13 +184,17 @@ class Dataset(Mapping[str, "pd.DataFrame"]):
 
     def __init__(self, address: str | Path) -> None:
         """Open the dataset at a path or a remote address. Raises ``DataError`` unless it is complete."""
-        self.path = remote.local(str(address))
+        self.path = remote.local(address)
         self.manifest = read_manifest(self.path)
         check_vocabulary(self.path, self.manifest)
         self.labels = list(self.manifest.labels)
         """The names of the classes; a class's number is its index here."""
-        classes = convert_names(self.labels, self.manifest.label_type)
-        self._values = label_values(classes, self.manifest.label_sets)
+        values = pa.array(convert_names(self.labels, self.manifest.label_type))
+        if self.manifest.label_sets is not None:
+            numbers = pa.array(self.manifest.label_sets, pa.list_(pa.int64()))
+            values = pa.ListArray.from_arrays(numbers.offsets, values.take(numbers.values))
+        self._values = values
+        """What each label of a row stands for: a class, or a list of classes."""
         self.vocabulary = Vocabulary.read(self.path / VOCABULARY)
 
     def __getitem__(self, split: str) -> pd.DataFrame:
@@ -210,8 +214,24 @@ class Dataset(Mapping[str, "pd.DataFrame"]):
         """
         for part in self.manifest.splits[split]:
             manifest = replace(self.manifest, splits={split: [part]})
-            for block in remote.split_of(self.path, manifest, split).blocks:
-                yield batch_of(block, self.vocabulary, self._values, part.fold)
+            for block in remote.open_split(self.path, manifest, split).blocks:
+                yield self._decode(block, part.fold)
+
+    def _decode(self, block: Block, fold: int | None) -> pa.RecordBatch:
+        """A block with labels as in the source, null for a row without one, and tokens."""
+        flat, starts = unpad_segments(block.ids, block.length)
+        ids, offsets = pa.array(flat.astype(np.int32)), pa.array(starts)
+        tokens = pa.LargeListArray.from_arrays(offsets, self.vocabulary.tokens.take(ids))
+        label = pa.DictionaryArray.from_arrays(pa.array(block.label, mask=block.label < 0), self._values)
+        columns = {
+            "row": pa.array(block.row),
+            "label": label.dictionary_decode() if self.manifest.has_label_sets else label,
+            **({} if fold is None else {"fold": pa.array(np.full(len(block.row), fold, np.int64))}),
+            "length": pa.array(block.length),
+            "ids": pa.LargeListArray.from_arrays(offsets, ids),
+            "text": pc.binary_join(tokens, pa.scalar(" ", pa.large_string())),
+        }
+        return pa.RecordBatch.from_pydict(columns)
 
     def __iter__(self) -> Iterator[str]:
         """The names of the splits."""
@@ -223,32 +243,6 @@ class Dataset(Mapping[str, "pd.DataFrame"]):
 
     def __repr__(self) -> str:
         return f"<padless dataset {self.path}: {self.manifest.summary()}, {len(self.labels)} classes>"
-
-
-def label_values(classes: Sequence[str] | np.ndarray, label_sets: list[list[int]] | None) -> pa.Array:
-    """What each label of a row stands for: a class, or a list of classes."""
-    values = pa.array(classes)
-    if label_sets is None:
-        return values
-    numbers = pa.array(label_sets, pa.list_(pa.int64()))
-    return pa.ListArray.from_arrays(numbers.offsets, values.take(numbers.values))
-
-
-def batch_of(block: Block, vocabulary: Vocabulary, labels: pa.Array, fold: int | None) -> pa.RecordBatch:
-    """A block with class names from ``labels`` (null for a row without one) and decoded tokens."""
-    flat, starts = unpad_segments(block.ids, block.length)
-    ids, offsets = pa.array(flat.astype(np.int32)), pa.array(starts)
-    tokens = pa.LargeListArray.from_arrays(offsets, vocabulary.tokens.take(ids))
-    label = pa.DictionaryArray.from_arrays(pa.array(block.label, mask=block.label < 0), labels)
-    columns = {
-        "row": pa.array(block.row),
-        "label": label.dictionary_decode() if pa.types.is_list(labels.type) else label,
-        **({} if fold is None else {"fold": pa.array(np.full(len(block.row), fold, np.int64))}),
-        "length": pa.array(block.length),
-        "ids": pa.LargeListArray.from_arrays(offsets, ids),
-        "text": pc.binary_join(tokens, pa.scalar(" ", pa.large_string())),
-    }
-    return pa.RecordBatch.from_pydict(columns)
 
 
 def verify_dataset(root: str | Path) -> None:
@@ -264,7 +258,7 @@ def verify_dataset(root: str | Path) -> None:
         for info in manifest.shards(root):
             check_bytes(Path(root, info.path), info.sha256)
     for name in manifest.names:
-        deque(remote.split_of(root, manifest, name).blocks, 0)
+        deque(remote.open_split(root, manifest, name).blocks, 0)
 
 
 def check_bytes(path: Path, sha256: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -30,20 +31,20 @@ from preprocessing.dataset.shards import (
 )
 from preprocessing.sources import addresses
 from preprocessing.sources.addresses import CACHE_HINT, LOCK_TIMEOUT_S, cache_folder
+from preprocessing.text.vocabulary import MAX_VOCABULARY_BYTES
 
 ADDRESS = "address"
 """The file in a dataset's folder with the address of its shards."""
-MAX_VOCABULARY_BYTES = 1 << 36
-"""Limit of an index too."""
 folder_by_address: dict[str, Path] = {}
 """The datasets that this process has opened: it asks for a manifest once, so a store may be away later."""
 
 
-def local(address: str) -> Path:
+def local(address: str | Path) -> Path:
     """A dataset as a directory: itself if it is local, else its folder in this node's cache, made by one process.
 
     Raises ``DataError`` if there is no complete dataset, ``UserError`` if another process has not made it in time.
     """
+    address = str(address)
     if not addresses.is_remote(address):
         return Path(address)
     if address in folder_by_address and (folder_by_address[address] / MANIFEST).exists():
@@ -66,7 +67,7 @@ def fetch(address: str, target: Path) -> None:
     manifest = parse_manifest(content, join(address, MANIFEST))
     target.mkdir(mode=0o700, parents=True, exist_ok=True)  # an address may hold a password
     atomic.write_text(target / ADDRESS, address.rstrip("/"))
-    for name in (INDEX, VOCABULARY):
+    for name in (INDEX, VOCABULARY):  # an index is no larger than a vocabulary may be
         atomic.write_bytes(target / name, addresses.read_address(join(address, name), MAX_VOCABULARY_BYTES))
     try:
         manifest.shards(target)
@@ -82,9 +83,10 @@ def join(address: str | Path, path: str) -> str:
     return f"{str(address).rstrip('/')}/{path}"
 
 
-def split_of(root: str | Path, manifest: Manifest, name: str) -> Split:
-    """Open a split of the dataset in a directory, or of a remote one by its folder in the cache."""
-    return (RemoteSplit if Path(root, ADDRESS).exists() else Split)(root, manifest, name)
+def open_split(data: str | Path, manifest: Manifest, name: str) -> Split:
+    """Map a split of a dataset, local or remote. Raises ``DataError`` as ``Split`` does."""
+    root = local(data)
+    return (RemoteSplit if (root / ADDRESS).exists() else Split)(root, manifest, name)
 
 
 class RemoteSplit(Split):
@@ -92,10 +94,10 @@ class RemoteSplit(Split):
 
     is_remote, max_open_shards = True, 64
 
-    def __init__(self, root: str | Path, manifest: Manifest, name: str) -> None:
-        """``root``: the dataset's folder in the cache."""
-        super().__init__(root, manifest, name)
-        self.address = Path(root, ADDRESS).read_text()
+    @cached_property
+    def address(self) -> str:
+        """Of the dataset, whose folder in the cache is ``root``."""
+        return Path(self.root, ADDRESS).read_text()
 
     def states(self) -> np.ndarray:
         """No states: there may be no copy."""

@@ -49,7 +49,7 @@ def sample(splits: Sequence[Split]) -> list[Block]:
 
 
 @threadpool_limits.wrap(limits=1)
-def learn_vectors(blocks: Sequence[Block], vocabulary_size: int, dim: int, window: int = WINDOW) -> np.ndarray:
+def learn_vectors(blocks: Sequence[Block], vocabulary_size: int, dim: int) -> np.ndarray:
     """float32 ``[vocabulary, dim]``: a vector for each id that has a neighbour, zeros for the others; only zeros if all
     would be the same.
     """
@@ -57,7 +57,7 @@ def learn_vectors(blocks: Sequence[Block], vocabulary_size: int, dim: int, windo
     directions = shares = None
     for first in range(0, vocabulary_size, WORDS_AT_ONCE):
         words = range(first, min(first + WORDS_AT_ONCE, vocabulary_size))
-        counts = count_neighbours(blocks, words, min(CONTEXTS, vocabulary_size), window)
+        counts = count_neighbours(blocks, words, min(CONTEXTS, vocabulary_size))
         if shares is None:  # the ids are in order of frequency, so these words are most of the text
             shares = counts.sum(axis=0) ** SMOOTHING
             shares /= max(shares.sum(), 1.0)
@@ -69,17 +69,17 @@ def learn_vectors(blocks: Sequence[Block], vocabulary_size: int, dim: int, windo
     return vectors if learned.size and np.ptp(learned) > 0 else np.zeros_like(vectors)
 
 
-def count_neighbours(blocks: Sequence[Block], words: range, contexts: int, window: int) -> np.ndarray:
+def count_neighbours(blocks: Sequence[Block], words: range, contexts: int) -> np.ndarray:
     """float32 ``[words, contexts]``: how often each of ``words`` has each context near it, a pair d words apart counted
     1 / d times.
     """
     counts = np.zeros(len(words) * contexts, np.float32)
     for block in blocks:
-        ids = np.pad(block.ids.astype(np.int64), ((0, 0), (0, window)))  # <pad> between texts
+        ids = np.pad(block.ids.astype(np.int64), ((0, 0), (0, WINDOW)))  # <pad> between texts
         column, length = np.arange(ids.shape[1]), block.length[:, None]
         ids[column >= length] = 0
-        stream = ids[column < length + window]
-        for distance in range(1, window + 1):
+        stream = ids[column < length + WINDOW]
+        for distance in range(1, WINDOW + 1):
             earlier, later = stream[:-distance], stream[distance:]
             for word, context in ((earlier, later), (later, earlier)):
                 is_counted = (word >= max(words.start, 1)) & (word < words.stop) & (context > 0) & (context < contexts)

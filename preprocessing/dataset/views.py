@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Datasets by path or address: their manifests and splits, views of them with other splits, and the original texts of
-their rows, read again from the sources that a manifest names, since shards hold ids.
+"""Datasets by path or address: their manifests, views of them with other splits, and the original texts of their rows,
+read again from the sources that a manifest names, since shards hold ids.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from padless.core.errors import DataError, UserError
 from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.dataset import remote
 from preprocessing.dataset.index import Totals
-from preprocessing.dataset.shards import Manifest, Split, read_manifest
+from preprocessing.dataset.shards import Manifest, read_manifest
 from preprocessing.sources import addresses
 from preprocessing.sources.readers import open_reader
 from preprocessing.sources.sources import File, fingerprint_of, list_files
@@ -46,17 +46,7 @@ def with_splits(manifest: Manifest, splits: dict[str, list[Totals]], **fields: A
 
 def read_data(data: str | Path) -> Manifest:
     """The manifest of a dataset, local or remote. Raises ``DataError`` as ``read_manifest`` does."""
-    return read_manifest(home_of(data))
-
-
-def home_of(data: str | Path) -> Path:
-    """The directory of a dataset, from ``remote.local``."""
-    return remote.local(str(data))
-
-
-def open_split(data: str | Path, manifest: Manifest, name: str) -> Split:
-    """Map a split of a dataset. Raises ``DataError`` as ``Split`` does."""
-    return remote.split_of(home_of(data), manifest, name)
+    return read_manifest(remote.local(data))
 
 
 def find_originals(

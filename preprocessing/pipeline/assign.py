@@ -25,7 +25,6 @@ from padless.core import atomic, jobs
 from padless.core.errors import DataError
 from padless.core.split_names import (
     ALL_SPLITS,
-    NO_SPLIT,
     SPLITS,
     TEST,
     TRAIN,
@@ -33,6 +32,7 @@ from padless.core.split_names import (
     UNLABELLED,
     VALIDATION,
     VALIDATION_NUMBER,
+    split_number,
 )
 from preprocessing.config import POLICIES, PreprocessConfig, SplitConfig
 from preprocessing.pipeline import tokenize
@@ -134,12 +134,6 @@ def read_rules() -> dict[str, str]:
     return dict(zip(sections[::2], sections[1::2], strict=True))
 
 
-def split_macros() -> str:
-    """The statements that give the rules each split's number, as ``train()``."""
-    number_by_name = {name: number for number, name in enumerate(ALL_SPLITS)} | {"no_split": NO_SPLIT}
-    return "".join(f"create macro {name}() as {number}::tinyint;\n" for name, number in number_by_name.items())
-
-
 DESCRIPTORS = "/proc/self/fd"
 """The folder in which Linux names the open files of a process."""
 
@@ -188,10 +182,13 @@ class Assigner:
         ``Assignment.make`` does.
         """
         splits, numbers = self.config.splits, self.classes.numbers
-        self.set_variables(**{f"drop_{name}": name in self.config.quality.drop for name in POLICIES})
+        variables: dict[str, float] = {f"drop_{name}": name in self.config.quality.drop for name in POLICIES}
         first_measured = TRAIN_NUMBER if splits.folds else VALIDATION_NUMBER
-        self.set_variables(by_time=splits.time_column is not None, first_measured=first_measured)
-        self.database.execute(split_macros() + read_rules()["empty_tables"])
+        self.set_variables(by_time=splits.time_column is not None, first_measured=first_measured, **variables)
+        for name in (*ALL_SPLITS, None):
+            macro = name or "no_split"
+            self.database.execute(f"create macro {macro}() as {split_number(name)}::tinyint")
+        self.apply("empty_tables")
         self.database.register("classes", pa.table({"name": [*numbers], "number": [*numbers.values()]}))
         self.database.execute("set variable fact_files = $files", {"files": facts})
         self.apply("facts", "labelled")
@@ -311,8 +308,7 @@ class Assigner:
 
     def join_units(self) -> None:
         """Join the nodes of the candidates that have a text in common."""
-        links = self.columns(read_rules()["shared_texts"])
-        node, unit = join_nodes(links["node"], links["text_hash"])
+        node, unit = join_nodes(**self.columns(read_rules()["shared_texts"]))
         self.insert("joined", node=node, unit=unit)
 
     def insert(self, table: str, **columns: np.ndarray) -> None:
@@ -322,10 +318,7 @@ class Assigner:
 
     def read_units(self) -> Units:
         """The units of the candidates, with their rows of each label."""
-        unit_labels = self.columns(read_rules()["unit_labels"])
-        return Units.sum_counts(
-            unit_labels["unit"], unit_labels["label"], unit_labels["num_rows"], self.classes.members
-        )
+        return Units.sum_counts(**self.columns(read_rules()["unit_labels"]), members=self.classes.members)
 
     def split_by_text(self, fractions: dict[str, float]) -> None:
         """Split candidates text by text, so that each label has the wanted share exactly, if texts are single."""

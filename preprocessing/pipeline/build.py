@@ -102,11 +102,6 @@ class DatasetJob:
     screen: Screen
 
     @property
-    def parts_folder(self) -> Path:
-        """The folder of what is needed until the dataset is complete."""
-        return self.root / work_folder.WORK / "parts"
-
-    @property
     def base_provenance(self) -> dict[str, Any]:
         """The provenance of ``vocabulary.base``, if there is one."""
         if self.base is None:
@@ -168,7 +163,7 @@ class DatasetJob:
             label_type=classes.type,
             label_sets=classes.label_sets,
         )
-        work_folder.remove_files(self.root, {VOCABULARY, INDEX, *(shard.path for shard in manifest.shards(self.root))})
+        work_folder.remove_files(self.root, {VOCABULARY, INDEX, *manifest.shards(self.root).paths()})
         write_manifest(self.root, manifest)
         return manifest
 
@@ -181,7 +176,8 @@ class DatasetJob:
         numbers = sorted(classes.numbers.items())  # their order is that of a set, another one in each process
         settings = config.splits, config.quality, config.seed, numbers, classes.label_sets
         key = hash_of(([task.key for task in tasks], settings))
-        folder, names = self.parts_folder, ", ".join(file.name for file in self.files if not file.is_unlabelled)
+        folder = self.root / work_folder.WORK / "parts"
+        names = ", ".join(file.name for file in self.files if not file.is_unlabelled)
         task = Assignment(key, folder, folder / "assigned.json", num_rows, config, classes, len(tasks), names)
         ((_, observed),) = jobs.run_tasks("assign", folder, [task], self.workers)
         check_splits(observed, num_rows, classes, config.splits)

@@ -22,7 +22,7 @@ from preprocessing.sources.sources import File, identity_of
 
 SOURCES = "sources"
 """The folder of converted sources and their markers."""
-VERSION = 9
+VERSION = 10
 """Format of stored parts; parts of another version are made again."""
 NOT_DECIDING = {
     "source": {"path", "validation_path", "test_path", "unlabelled_path"},

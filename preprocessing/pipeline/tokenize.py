@@ -29,7 +29,7 @@ from preprocessing.pipeline.parts import VERSION, ConvertedFile, Source, convert
 from preprocessing.sources.convert import NO_GROUP
 from preprocessing.sources.sources import File
 from preprocessing.text.spec import TextPipeline
-from preprocessing.text.tokenizer import Tokenizer, Tokens
+from preprocessing.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class TokenizedPart(jobs.Task[int]):
         code_type = np.uint16 if len(tokens.types) <= 1 << 16 else np.int32
         columns: dict[str, Any] = {"key": key[order], "row": row[order]}
         columns["codes"] = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(codes.astype(code_type)))
-        text_hash = hash_tokens(tokens)
+        text_hash = arrays.segment_hashes(hash_types(tokens.types)[tokens.codes], tokens.offsets)
         facts = {
             "row": row,
             "label": table["label"],
@@ -70,7 +70,7 @@ class TokenizedPart(jobs.Task[int]):
             "group_hash": table["group"] if "group" in table.schema.names else np.full(len(row), NO_GROUP, np.uint64),
         }
         for name in {"number", "date"} & {*table.schema.names}:
-            facts[name] = pa.array(table[name].to_numpy(), from_pandas=True)
+            facts[name] = table[name]
         paths = {name: part_path(self.root, self.number, name) for name in ("rows", "types", "facts")}
         arrays.write_batch(paths["rows"], columns, lasting=False)
         arrays.write_batch(paths["types"], {"types": tokens.types}, lasting=False)
@@ -142,11 +142,6 @@ def mix_hash(seed: int, purpose: str, values: np.ndarray) -> np.ndarray:
     """uint64, pseudo-random: a pure function of the seed, what it is for, and each value."""
     salt = hashlib.sha256(f"{seed} {purpose}".encode()).digest()[:8]
     return splitmix64(values.astype(np.uint64) ^ np.frombuffer(salt, "<u8")[0])
-
-
-def hash_tokens(tokens: Tokens) -> np.ndarray:
-    """uint64 per text."""
-    return arrays.segment_hashes(hash_types(tokens.types)[tokens.codes], tokens.offsets)
 
 
 def hash_types(types: pa.Array) -> np.ndarray:

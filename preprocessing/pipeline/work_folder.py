@@ -92,8 +92,11 @@ def lock_directory(root: Path, share: Share) -> Iterator[None]:
             try:
                 yield
             except BaseException:
-                if not is_shared and not holds_work(root):
-                    discard_work(root, is_new)
+                if not is_shared and not holds_work(root):  # it was refused before it made anything
+                    with suppress(OSError):  # other files are in a folder by now
+                        atomic.vanish(root / WORK)
+                        if is_new:
+                            root.rmdir()
                 raise
 
 
@@ -107,20 +110,11 @@ def check_shares(work: Path, settings: Any) -> None:
         raise ConfigError(f"executor.share: {problem}; give all the same keys, or remove that folder")
 
 
-def discard_work(root: Path, is_new: bool) -> None:
-    """Remove the lock of a job that was refused before it made anything, and the directory if it ``is_new``."""
-    with suppress(OSError):  # other files are in a folder by now
-        atomic.vanish(root / WORK)
-        if is_new:
-            root.rmdir()
-
-
 def remove_work(target: Path) -> None:
     """Remove what the shares of a dataset needed, if it is complete and none of them runs any more."""
     with suppress(UserError), lock_directory(target, Share()):
         if (target / MANIFEST).exists():
-            clear_leftovers(target)
-            atomic.vanish(target / WORK)
+            finish(target, target, is_fresh=False)
 
 
 def make_building(target: Path) -> None:

@@ -33,7 +33,7 @@ from padless.core.errors import ConfigError, DataError, UserError
 from padless.core.installed import require_package
 from padless.core.processes import lock_file
 from padless.core.terminal import print_stderr
-from padless.core.untrusted import check_regular, check_unpacked, one_line, sha256_of
+from padless.core.untrusted import check_regular, check_unpacked, one_line
 
 READ_BYTES = 8 << 20
 CODEC_BY_SUFFIX = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
@@ -294,8 +294,16 @@ def download(address: str, target: Path, sha256: str | None) -> None:
 
 
 def make_room(folder: Path, num_bytes: int) -> None:
-    """Remove copies at random until ``num_bytes`` more fit the limit. Hold the lock of the folder."""
-    limit = limit_bytes()
+    """Remove copies at random until ``num_bytes`` more fit the limit. Hold the lock of the folder.
+
+    Raises ``ConfigError`` for a limit that is no number.
+    """
+    gigabytes = os.environ.get(LIMIT_VARIABLE) or "inf"
+    try:
+        limit = float(gigabytes) * 1e9
+    except ValueError:
+        problem = f"{gigabytes!r} is no number of gigabytes, such as 200 or 0.5"
+        raise ConfigError(f"{LIMIT_VARIABLE}: {problem}") from None
     if limit == math.inf:
         return
     bytes_by_path = {path: path.stat().st_size for path in folder.glob("*/*") if "." not in path.name}
@@ -315,16 +323,6 @@ def cache_folder() -> Path:
     return Path(os.environ.get(CACHE_VARIABLE) or Path(base, "padless"))
 
 
-def limit_bytes() -> float:
-    """Most bytes of copies in the cache. Raises ``ConfigError`` for another value than a number."""
-    gigabytes = os.environ.get(LIMIT_VARIABLE) or "inf"
-    try:
-        return float(gigabytes) * 1e9
-    except ValueError:
-        problem = f"{gigabytes!r} is no number of gigabytes, such as 200 or 0.5"
-        raise ConfigError(f"{LIMIT_VARIABLE}: {problem}") from None
-
-
 def iter_bytes(address: str) -> Iterator[bytes]:
     """The content of a file in bounded pieces, decompressed. Raises ``DataError`` if it unpacks to far more than texts
     do, and if it cannot be read.
@@ -338,12 +336,6 @@ def iter_bytes(address: str) -> Iterator[bytes]:
             if codec is not None:
                 check_unpacked(address, num_bytes, file.size())
             yield chunk
-
-
-def sha256(address: str) -> str:
-    """The sha256 of a file's bytes, as hex."""
-    with open_file(address) as file:
-        return sha256_of(file)
 
 
 def fetch_repository(name: str, patterns: Sequence[str]) -> Path:

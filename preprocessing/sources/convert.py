@@ -4,14 +4,14 @@ for predictions. All checks on rows are here; errors name file and row.
 
 Columns of a part: ``row`` (int64, the number in its file, from 1), ``text`` (large_string, null if it is missing),
 ``label`` (string, the class name; null if there is none), ``split`` (int8, a number or ``NO_SPLIT``), perhaps ``group``
-(uint64, a hash, or ``NO_GROUP``), and ``number`` and ``date`` (float64: the time, by its kind; NaN where it is of the
+(uint64, a hash, or ``NO_GROUP``), and ``number`` and ``date`` (float64: the time, by its kind; null where it is of the
 other kind or missing).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -137,10 +137,20 @@ def read_part(folder: Path, part: ConvertedPart) -> pa.Table:
 
 
 def write_parts(tables: Iterable[pa.Table], folder: Path, prefix: str, part_bytes: int) -> Iterator[ConvertedPart]:
-    """Write rows as parts of about ``part_bytes``. The cuts depend on the rows alone. If all columns are kept, a row
+    """Write rows as parts of about ``part_bytes``."""
+    for number, table in enumerate(filter(len, cut_parts(tables, part_bytes))):
+        name = f"{prefix}{number:06d}.arrow"
+        columns = {column: table[column].combine_chunks() for column in table.column_names}
+        arrays.write_batch(folder / name, columns, lasting=False)
+        pa.default_memory_pool().release_unused()  # or it grows with the number of parts
+        yield ConvertedPart(name, len(table), atomic.sha256_file(folder / name))
+
+
+def cut_parts(tables: Iterable[pa.Table], part_bytes: int) -> Iterator[pa.Table]:
+    """The rows of each part; a part may be empty. The cuts depend on the rows alone. If all columns are kept, a row
     counts for its share of their bytes.
     """
-    rows_of_part, num_bytes, num_parts = list[pa.Table](), 0, 0
+    rows_of_part, num_bytes = list[pa.Table](), 0
     for table in tables:
         lengths = pc.fill_null(pc.binary_length(table["text"]), 0).to_numpy() + ROW_BYTES
         originals = table.select([name for name in table.column_names if name.startswith(("column_", "line"))])
@@ -148,23 +158,11 @@ def write_parts(tables: Iterable[pa.Table], folder: Path, prefix: str, part_byte
         ends = np.cumsum(np.append(num_bytes, lengths))
         num_bytes, start = int(ends[-1]), 0
         for stop in np.flatnonzero(np.diff(ends // part_bytes)).tolist():
-            rows_of_part.append(table.slice(start, stop - start))
-            if any(map(len, rows_of_part)):
-                yield write_part(rows_of_part, folder, f"{prefix}{num_parts:06d}.arrow")
-                num_parts += 1
+            yield pa.concat_tables([*rows_of_part, table.slice(start, stop - start)])
             rows_of_part, start = [], stop
         rows_of_part.append(table.slice(start))
-    if any(map(len, rows_of_part)):
-        yield write_part(rows_of_part, folder, f"{prefix}{num_parts:06d}.arrow")
-
-
-def write_part(tables: Sequence[pa.Table], folder: Path, name: str) -> ConvertedPart:
-    """Write rows as one part."""
-    table, path = pa.concat_tables(tables), folder / name
-    columns = {column: table[column].combine_chunks() for column in table.column_names}
-    arrays.write_batch(path, columns, lasting=False)
-    pa.default_memory_pool().release_unused()  # or it grows with the number of parts
-    return ConvertedPart(name, len(table), atomic.sha256_file(path))
+    if rows_of_part:
+        yield pa.concat_tables(rows_of_part)
 
 
 def check_names(file: File, names: Collection[str]) -> None:
@@ -199,8 +197,7 @@ def check_rows(batch: SourceBatch, converted: Converted, keep_columns: bool) -> 
         problem = "there is no label, which rows of validation and test need; take the row out of its split"
         raise batch.error(np.argmax(is_measured), problem)
     split[~has_label] = UNLABELLED_NUMBER
-    columns: dict[str, Any] = {"row": batch.numbers, "text": batch.texts()}
-    columns |= {"label": labels, "split": split}
+    columns: dict[str, Any] = {"row": batch.numbers, "text": batch.texts(), "label": labels, "split": split}
     if splits.group_column is not None:
         hashes, indices = map_values(batch, batch.column(splits.group_column), hash_group)
         columns["group"] = np.array(hashes, np.uint64)[indices]
@@ -321,11 +318,12 @@ def number_split(value: str | None, file: File) -> int:
 
 def hash_group(name: str | None) -> int:
     """A hash of a group in 64 bits, ``NO_GROUP`` for an empty cell."""
-    digest = hashlib.sha256((name or "").strip().encode()).digest()[:8]
-    return int.from_bytes(digest, "little") if name and name.strip() else NO_GROUP
+    group = (name or "").strip()
+    digest = hashlib.sha256(group.encode()).digest()[:8]
+    return int.from_bytes(digest, "little") if group else NO_GROUP
 
 
-def read_times(batch: SourceBatch, column: str) -> dict[str, np.ndarray]:
+def read_times(batch: SourceBatch, column: str) -> dict[str, pa.Array]:
     """float64: ``number``, each row's time if it is a number, and ``date``, its seconds since 1970 if it is a date.
 
     Raises ``DataError`` for a value that is neither an ISO date nor a finite number.
@@ -342,4 +340,4 @@ def read_times(batch: SourceBatch, column: str) -> dict[str, np.ndarray]:
         problem = f"{texts[row][:60]!r} in {column!r} is no date and no number"
         raise batch.error(row, f"{problem}; write dates as 2024-12-31, or name another splits.time_column")
     seconds = (date - pd.Timestamp(0, tz="UTC").as_unit("s")).dt.total_seconds()
-    return {"number": number.to_numpy(float), "date": seconds.to_numpy(float)}
+    return {"number": pa.array(number), "date": pa.array(seconds)}

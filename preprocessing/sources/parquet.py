@@ -27,7 +27,7 @@ class ParquetReader(Reader):
     """Rows of Parquet."""
 
     def __init__(self, file: File) -> None:
-        self.footer, schema = read_footer(file.address, file.name)
+        self.footer, schema = read_footer(file)
         super().__init__(file, schema.names)
 
     def batches(self, keep_columns: bool = False) -> Iterator[SourceBatch]:
@@ -51,21 +51,21 @@ class ParquetReader(Reader):
             raise DataError(f"{self.file.name}: {problem}")
 
 
-def read_footer(address: str, name: str) -> tuple[pa.parquet.FileMetaData, pa.Schema]:
+def read_footer(file: File) -> tuple[pa.parquet.FileMetaData, pa.Schema]:
     """The metadata of a Parquet file, and its schema.
 
     Raises ``DataError`` for another file, for too many columns, and for rows or bytes out of
     proportion to its size.
     """
-    with addresses.open_file(address) as opened:
+    with addresses.open_file(file.address) as opened:
         try:
             footer = pa.parquet.read_metadata(opened)
             schema, size = footer.schema.to_arrow_schema(), opened.size()
         except addresses.FAILURES as error:
             problem = f"not a Parquet file ({one_line(error)})"
-            raise DataError(f"{name}: {problem}; end its name as what it is, or write it again") from None
-    check_width(name, footer.num_columns)
-    check_unpacked(name, max(ROW_BYTES * footer.num_rows, num_bytes(footer)), size)
+            raise DataError(f"{file.name}: {problem}; end its name as what it is, or write it again") from None
+    check_width(file.name, footer.num_columns)
+    check_unpacked(file.name, max(ROW_BYTES * footer.num_rows, num_bytes(footer)), size)
     return footer, schema
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from padless.core.errors import ConfigError, DataError
 from padless.core.split_names import SPELLINGS, TRAIN, UNLABELLED, UNLABELLED_SPELLINGS, split_number
 from padless.core.terminal import public
-from padless.core.untrusted import refuse_binary
+from padless.core.untrusted import refuse_binary, sha256_of
 from preprocessing.config import EMBEDDED, SourceConfig, SplitConfig
 from preprocessing.labels import AUTO, normalize_label
 from preprocessing.sources import addresses
@@ -220,4 +220,5 @@ def fingerprint_of(file: File) -> dict[str, str]:
         return {"listing_sha256": hashlib.sha256(listing.encode()).hexdigest()}
     if "etag" in identity:
         return {"etag": identity["etag"]}
-    return {"sha256": addresses.sha256(file.address)}
+    with addresses.open_file(file.address) as opened:
+        return {"sha256": sha256_of(opened)}

@@ -162,15 +162,15 @@ def clean_text(text: str, spec: TextSpec) -> str:
 _APOSTROPHE = ord("'")
 INVISIBLE = dict.fromkeys([0x00AD, 0x200C, 0x200D, 0x2060, 0xFEFF])
 REPLACEMENTS: dict[int, int | None] = {**INVISIBLE, 0x2019: _APOSTROPHE, 0x02BC: _APOSTROPHE, 0xFF07: _APOSTROPHE}
-_SPACELESS_BLOCKS = (
-    *((0x0E00, 0x0F00), (0x1000, 0x10A0), (0x1780, 0x1800), (0x1950, 0x1AB0), (0x1B00, 0x1B80)),  # Thai to Balinese
-    *((0x3005, 0x3008), (0x3021, 0x3130), (0x31A0, 0x3200), (0x3400, 0xA4D0), (0xA980, 0xAAE0)),  # kana, Han, Yi, …
-    *((0xF900, 0xFB00), (0xFF66, 0xFFA0), (0x16FE0, 0x18D90), (0x1AFF0, 0x1B300), (0x20000, 0x40000)),
+_SPACELESS = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u1950-\u1aaf\u1b00-\u1b7f"  # Thai to Balinese
+    "\u3005-\u3007\u3021-\u312f\u31a0-\u31ff\u3400-\ua4cf\ua980-\uaadf"  # kana, Han, Yi, …
+    "\uf900-\ufaff\uff66-\uff9f\U00016fe0-\U00018d8f\U0001aff0-\U0001b2ff\U00020000-\U0003ffff]"
 )
-"""Blocks of scripts that are written without spaces; ends are exclusive."""
-_DRAWING = ((0x2500, 0x25A0), (0x2800, 0x2900))
+"""Blocks of scripts that are written without spaces."""
+_DRAWING = re.compile("[\u2500-\u259f\u2800-\u28ff]")
 """Blocks of symbols for drawing lines and pictures."""
-_SKIN_TONES = ((0x1F3FB, 0x1F400),)
+_SKIN_TONE = re.compile("[\U0001f3fb-\U0001f3ff]")
 _TOKEN = re.compile(r"(?:#(?=[wd]))?[wd][wdm]*(?:(?:'|(?<=d)\.(?=d))[wd][wdm]*)*|am*|e|!+")
 """A token in classes of characters, see :class:`_Classes`."""
 
@@ -183,20 +183,17 @@ class _Classes(dict[int, str]):
     """
 
     def __missing__(self, point: int) -> str:
-        category = unicodedata.category(chr(point))
+        sign = chr(point)
+        category = unicodedata.category(sign)
         kind = {"L": "w", "N": "w", "M": "m"}.get(category[0], " ")
-        if category[0] == "L" and _is_in(_SPACELESS_BLOCKS, point):
+        if category[0] == "L" and _SPACELESS.match(sign):
             kind = "a"
-        elif category == "So" and not _is_in(_DRAWING, point):
+        elif category == "So" and not _DRAWING.match(sign):
             kind = "e"
-        elif _is_in(_SKIN_TONES, point):
+        elif _SKIN_TONE.match(sign):
             kind = "t"
         self[point] = kind
         return kind
-
-
-def _is_in(blocks: tuple[tuple[int, int], ...], point: int) -> bool:
-    return any(start <= point < end for start, end in blocks)
 
 
 CLASSES = _Classes()

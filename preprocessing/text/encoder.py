@@ -35,9 +35,6 @@ class Encoded:
     num_tokens: np.ndarray
     """int64 ``[texts]`` before truncation, 0 where nothing was left of the text."""
 
-    def __len__(self) -> int:
-        return len(self.num_tokens)
-
 
 def truncate(ids: np.ndarray, offsets: np.ndarray, spec: TextSpec) -> Encoded:
     """Cut each text's ids to ``spec.max_tokens``; a text without ids becomes one ``<unk>``."""
@@ -82,7 +79,7 @@ class Encoder:
     def encode_each(self, texts: Texts) -> list[np.ndarray]:
         """int32 ``[ids]`` for each text."""
         encoded = self(texts)
-        return np.split(encoded.ids, encoded.offsets[1:-1]) if len(encoded) else []
+        return np.split(encoded.ids, encoded.offsets[1:-1]) if len(texts) else []
 
 
 Span = tuple[int, int]

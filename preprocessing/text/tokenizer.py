@@ -23,9 +23,8 @@ from preprocessing.text import resources
 from preprocessing.text.characters import clean_text, encode
 from preprocessing.text.spec import TOKENIZERS, TextPipeline, TextSpec
 
-Texts: TypeAlias = "pa.Array | pa.ChunkedArray | Sequence[str]"
-"""Texts that can be tokenized: an Arrow string or large_string array without nulls, chunked or not, or a sequence of
-str."""
+Texts: TypeAlias = "pa.Array | Sequence[str]"
+"""Texts that can be tokenized: an Arrow string or large_string array without nulls, or a sequence of str."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,10 +102,10 @@ _NO_CODES = np.zeros(0, np.int32)
 class Tokenizer:
     """``Tokenizer(pipeline)(texts)`` → :class:`Tokens`.
 
-    ``texts``: a string or large_string Arrow array, chunked or not, or a sequence of str. One text, a batch and any
-    split of a batch give the same tokens. Caches the tokens of each distinct surface, up to a limit; pickling drops the
-    cache. Use one object per thread. Raises :class:`DataError` when a resource is missing or not the one the pipeline
-    was resolved with, and for a text over 1 GiB.
+    ``texts``: a string or large_string Arrow array, or a sequence of str. One text, a batch and any split of a batch
+    give the same tokens. Caches the tokens of each distinct surface, up to a limit; pickling drops the cache. Use one
+    object per thread. Raises :class:`DataError` when a resource is missing or not the one the pipeline was resolved
+    with, and for a text over 1 GiB.
     """
 
     def __init__(self, pipeline: TextPipeline) -> None:
@@ -195,9 +194,8 @@ def _offsets(sizes: np.ndarray) -> np.ndarray:
 
 def _as_array(texts: Texts) -> pa.Array:
     """Any of the accepted forms as one large_string array."""
-    if isinstance(texts, (pa.Array, pa.ChunkedArray)):
-        array = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
-        return array.cast(pa.large_string())
+    if isinstance(texts, pa.Array):
+        return texts.cast(pa.large_string())
     try:
         return pa.array(texts, pa.large_string())
     except UnicodeEncodeError:  # a lone surrogate, which UTF-8 cannot encode

@@ -15,11 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from msgspec import Meta
 
-from padless.core.arrays import map_file, record_batches, write_batch
+from padless.core.arrays import record_batches, write_batch
 from padless.core.errors import ConfigError, DataError
 from padless.core.schema import MAX_COUNT, AtLeast1, Name
-from padless.core.untrusted import one_line
+from padless.core.untrusted import one_line, read_bytes
 
+MAX_VOCABULARY_BYTES = 1 << 36
 PAD, UNK = 0, 1
 TINY_CORPUS, HUGE_CORPUS = 10_000, 50_000_000
 """Numbers of training tokens at which ``min_count: auto`` changes."""
@@ -134,12 +135,11 @@ class Vocabulary:
         """Read a file of :meth:`write`; raises :class:`DataError` naming ``path`` when it is missing or damaged."""
         hint = "run preprocessing again"
         try:
-            schema, (batch,) = record_batches(map_file(path))
+            schema, (batch,) = record_batches(pa.BufferReader(read_bytes(path, MAX_VOCABULARY_BYTES)))
             if not schema.equals(_SCHEMA) or any(column.null_count for column in batch.columns):
                 raise ValueError("its columns are not token and count")
             batch.validate(full=True)
-            # A copy, since its readers may outlive the file.
-            tokens, counts = (pa.concat_arrays([column, column.slice(0, 0)]) for column in batch.columns)
+            tokens, counts = batch.columns
         except FileNotFoundError:
             raise DataError(f"{path} is missing; put the vocabulary back, or {hint}") from None
         except (OSError, ValueError, pa.ArrowException) as error:

@@ -22,8 +22,8 @@ from harness.metrics.calibration import Decision
 from harness.metrics.figures import Scores, figures
 from harness.metrics.metrics import set_probabilities
 from harness.model.classifier import Classifier
+from preprocessing.dataset.remote import open_split
 from preprocessing.dataset.shards import Split, read_manifest
-from preprocessing.dataset.views import open_split
 from tests.helpers.batches import loader_of
 from tests.helpers.datasets import assign_folds, rows_by_number, shared_dataset, split_of, write_dataset
 from tests.helpers.ranks import run_ranks

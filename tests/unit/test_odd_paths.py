@@ -105,7 +105,7 @@ def test_no_command_passes_an_escape_sequence_on(
     redraw = "(?!)"
     if words[0] == "baseline":
         redraw = "\r\x1b\\[J"
-        monkeypatch.setattr(terminal, "is_terminal", lambda stream: True)
+        monkeypatch.setattr(terminal.Screen, "is_live", True)
         monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.chdir(hostile_folder)
     assert command(*words) == code, command.err

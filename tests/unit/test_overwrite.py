@@ -15,7 +15,7 @@ import pytest
 from harness.rundir import checkpoint
 from harness.rundir.layout import check_directory, claim_run
 from padless.core import atomic, processes
-from padless.core.atomic import temporary_suffix
+from padless.core.atomic import TEMPORARY_MARK
 from padless.core.errors import ConfigError, UserError
 from preprocessing.dataset.shards import read_manifest
 from preprocessing.pipeline import tokenize, work_folder
@@ -107,7 +107,7 @@ def test_files_among_a_dataset_that_are_not_ours_outlive_it(
     ]
     for name in user_names:
         (out / name).write_text("mine")
-    (out / f"dataset.json{temporary_suffix('host', 1)}").write_text("half")
+    (out / f"dataset.json{TEMPORARY_MARK}host-1").write_text("half")
     out.chmod(0o750)
     command.build(source, out, *REPLACING)
     files = contents(out)
@@ -165,7 +165,7 @@ def test_a_file_system_without_locks_is_said_once(
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
     monkeypatch.setattr(fcntl, "flock", fail)
-    monkeypatch.setattr(processes, "_warned", set())
+    monkeypatch.setattr(processes, "unlocked_names", set())
     for name in ("first", "second"):
         claim_run(tmp_path / name).close()
     assert capsys.readouterr().err.count("cannot be locked") == 1

@@ -31,8 +31,9 @@ from padless.commands import COMMANDS
 from padless.core.configuration import options_of
 from padless.core.errors import ConfigError, DataError, UserError
 from padless.core.installed import load_object
+from preprocessing.dataset.remote import open_split
 from preprocessing.dataset.shards import Split
-from preprocessing.dataset.views import open_split, read_data
+from preprocessing.dataset.views import read_data
 from preprocessing.sources import addresses
 from preprocessing.sources.addresses import CACHE_VARIABLE, LIMIT_VARIABLE
 from tests.helpers.corpora import Command, contents, reviews, write_csv, write_jsonl

@@ -47,7 +47,7 @@ needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="this sys
     ],
 )
 def test_an_error_of_the_system_has_a_sentence_and_an_exit_code(number: int, kind: type[UserError]) -> None:
-    path = f"/disk/step-06{atomic.temporary_suffix('host', 17)}/model.safetensors"
+    path = f"/disk/step-06{atomic.TEMPORARY_MARK}host-17/model.safetensors"
     error = refusal(OSError(number, os.strerror(number), path), "/disk", otherwise="name another")
     assert type(error) is kind
     assert str(error).startswith(f"/disk/step-06/model.safetensors: cannot be written ({os.strerror(number)}); ")
@@ -61,10 +61,10 @@ def test_only_what_padless_left_is_swept_away(tmp_path: Path, monkeypatch: pytes
     """
     ended_process = subprocess.run(["sh", "-c", "echo $$"], capture_output=True, text=True, check=True)
     host, dead = os.uname().nodename, int(ended_process.stdout)
-    signed = atomic.temporary_suffix(host, dead)
+    signed = f"{atomic.TEMPORARY_MARK}{host}-{dead}"
     foreign_names = ["mine.txt", f"out.csv.tmp-{host}-{dead}", f"padless-other.tmp-{host}-{dead}"]
-    foreign_names += [f"out.csv{atomic.temporary_suffix(*owner)}" for owner in (("a", dead), (host, os.getpid()))]
-    unfinished_checkpoint = f"checkpoints/step-00000006{atomic.temporary_suffix('a', 1)}"
+    foreign_names += [f"out.csv{atomic.TEMPORARY_MARK}{owner}" for owner in (f"a-{dead}", f"{host}-{os.getpid()}")]
+    unfinished_checkpoint = f"checkpoints/step-00000006{atomic.TEMPORARY_MARK}a-1"
     for name in (*foreign_names, f"out.csv{signed}", f"padless-ab12{signed}", f"a.json{signed}", unfinished_checkpoint):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "content").touch()

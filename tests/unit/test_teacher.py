@@ -25,8 +25,8 @@ from harness.training.preflight import list_changes
 from padless.api import train
 from padless.core.errors import ConfigError, DataError, UserError
 from padless.core.terminal import Screen
+from preprocessing.dataset.remote import open_split
 from preprocessing.dataset.shards import read_manifest
-from preprocessing.dataset.views import open_split
 from tests.helpers.commands import read_json, unwrapped
 from tests.helpers.runs import small
 from tests.helpers.teachers import TEXTS, prepare_corpus, write_corpus, write_encoder

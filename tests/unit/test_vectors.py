@@ -51,7 +51,8 @@ def test_vectors_are_those_of_a_plain_decomposition(data: Path, monkeypatch: pyt
     blocks, expected = split.blocks, plain_associations(texts_in(split), size, 3)
     left_vectors, values, _ = np.linalg.svd(expected)
     monkeypatch.setattr(vectors, "OVERSAMPLING", size)  # exact: made-up texts have no small singular values
-    learned = vectors.learn_vectors(blocks, size, 8, 3)
+    monkeypatch.setattr(vectors, "WINDOW", 3)
+    learned = vectors.learn_vectors(blocks, size, 8)
     np.testing.assert_allclose(learned @ learned.T, left_vectors[:, :8] * values[:8] @ left_vectors[:, :8].T, atol=2e-3)
     np.testing.assert_array_equal(learned.any(axis=1), expected.any(axis=1))
     assert not learned[0].any()
