@@ -67,7 +67,7 @@ def main(config: PredictBenchmark) -> None:
 def logits(scorer: Scorer, texts: Texts) -> np.ndarray:
     """The work of ``predict`` for the rows of a part."""
     chunks = (list(texts[start : start + BLOCK_ROWS]) for start in range(0, len(texts), BLOCK_ROWS))
-    return np.concatenate([scorer.score(scorer.encode(chunk)) for chunk in chunks])
+    return np.concatenate([scorer.score(scorer.encoder.encode_each(chunk)) for chunk in chunks])
 
 
 class NotebookLoop:

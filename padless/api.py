@@ -20,8 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.config import name_run
-from harness.evaluate import measure
 from harness.inference.config import EvaluateConfig
+from harness.inference.evaluation import measure
 from harness.inference.model import Model, Texts, load
 from harness.launch.options import TrainConfig
 from harness.rundir.layout import REPORT

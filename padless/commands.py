@@ -41,7 +41,7 @@ COMMANDS = (
         "evaluate",
         "RUN [FILE]",
         "Scores on new labelled rows, or on a split.",
-        "harness.evaluate:main",
+        "harness.inference.evaluation:main",
         "harness.inference.config:EvaluateConfig",
         example="padless evaluate runs/mine new.csv",
     ),

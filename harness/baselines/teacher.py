@@ -15,7 +15,6 @@ import numpy as np
 import pyarrow.compute as pc
 
 from harness.baselines.sentence_encoder import (
-    Embeddings,
     find_encoder,
     measure_encoder,
     read_encoder_facts,
@@ -29,7 +28,7 @@ from harness.rundir.results import probability_column
 from padless.core import atomic
 from padless.core.errors import ConfigError, DataError
 from padless.core.split_names import TRAIN, UNLABELLED
-from padless.core.terminal import Screen, percent
+from padless.core.terminal import percent
 from padless.core.untrusted import join_names
 from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.dataset.remote import join, open_split
@@ -84,8 +83,7 @@ def predict_with_encoder(config: RunConfig, name: str) -> Path:
     """
     encoder, folder = find_encoder(name), Path(config.data, TEACHERS)
     if not (has_begun(config) or config.dry_run):
-        screen = Screen(quiet=config.quiet, errors=True)
-        facts = measure_encoder(config.data, read_data(config.data), Embeddings(encoder, folder, screen))
+        facts = measure_encoder(config.data, read_data(config.data), encoder, folder, quiet=config.quiet)
         if facts["predictions"] is None:
             raise ConfigError(f"teacher: {name}: no predictions were written: {facts['summary']}; leave it out")
     return folder / encoder.file_name

@@ -31,15 +31,11 @@ from harness.model.attribution import Attribution, attribute
 from harness.model.classifier import Classifier
 from harness.model.networks import AnyNetwork, read_network
 from harness.rundir.bundle_files import BundleInfo, source_of, split_facts, write_info, write_weights
-from padless.core.errors import DataError
 from padless.core.split_names import TRAIN
-from padless.core.terminal import shorten_line
 from preprocessing.dataset.shards import Manifest
 from preprocessing.dataset.views import View
 
 NEUTRAL = Decision()
-MAX_LIST_WIDTH = 200
-"""Maximum width of a list of classes in a message."""
 PADDED_TOKENS_CUDA = 1 << 19
 """Maximum tokens of a batch on a GPU, padding included."""
 
@@ -161,26 +157,3 @@ def prior_logits(info: BundleInfo) -> np.ndarray:
         return np.asarray(info.temperature * np.log(counts / (2 + num_rows - counts)))
     logits = info.temperature * np.log(counts / counts.sum())
     return logits[1] - logits[0] if len(logits) == 2 else logits
-
-
-def same_text(info: BundleInfo, manifest: Manifest, data: str | Path) -> None:
-    """Raise ``DataError`` if the dataset's text→ids code (law 1) or classes are not those of the weights."""
-    if info.text_hash != manifest.text_hash:
-        part = "vocabulary" if info.vocabulary_hash != manifest.vocabulary_hash else "text pipeline"
-        raise DataError(
-            f"{data}: its {part} is not the one the weights were trained with; name the dataset of the training, or "
-            "one built with its vocabulary (vocabulary.base)"
-        )
-    if info.has_label_sets != manifest.has_label_sets:
-        raise DataError(
-            f"{data}: only one of this dataset and that of the weights has several labels to a text; build it again "
-            "with source.labels_separator as in the training"
-        )
-    if info.labels != manifest.labels:
-        of_data, of_weights = (
-            shorten_line(", ".join(names), MAX_LIST_WIDTH) for names in (manifest.labels, info.labels)
-        )
-        raise DataError(
-            f"{data}: its {len(manifest.labels)} classes ({of_data}) are not the {len(info.labels)} of the weights "
-            f"({of_weights}), in the same order; build it with source.labels that names those"
-        )

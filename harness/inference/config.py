@@ -17,10 +17,10 @@ from harness.inference.scorer import Engine
 from harness.rundir.layout import check_figures_directory
 from padless.core.atomic import refuse_inside
 from padless.core.configuration import Texts
-from padless.core.errors import ConfigError
+from padless.core.errors import ConfigError, DataError
 from padless.core.jobs import ExecutorConfig
 from padless.core.schema import AtLeast1, LocalPath, Name, Processes, ShareText, Wait
-from padless.core.split_names import TEST
+from padless.core.split_names import TEST, UNLABELLED
 from preprocessing.config import Names, SourceConfig
 from preprocessing.dataset.shards import MANIFEST
 from preprocessing.sources.addresses import COMPRESSED_SUFFIXES
@@ -85,7 +85,7 @@ class EvaluateConfig(RunningConfig):
 
 def resolve_evaluation(config: EvaluateConfig) -> EvaluateConfig:
     """Take an input that is a dataset directory for ``data``. Raises ``ConfigError`` for two inputs, and for an output
-    that must not be replaced.
+    that must not be replaced, ``DataError`` for a split without labels.
     """
     if config.input is not None:
         if config.data is not None:
@@ -95,6 +95,11 @@ def resolve_evaluation(config: EvaluateConfig) -> EvaluateConfig:
             config = replace(config, data=config.input, input=None)
         elif config.split != TEST:
             raise ConfigError(f"split: {config.input} has no splits, all of it is measured; leave this out")
+    if config.split == UNLABELLED:
+        raise DataError(
+            f"{config.data or config.run}: the rows of split {UNLABELLED} have no labels to compare with; `padless "
+            "predict` scores the file that they are from"
+        )
     if config.output is not None:
         check_figures_directory(config.output, config.run)
     return config

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluates the best weights of a run on a split or on new labelled rows: figures, of a split the most confident
-mistakes, and how many rows are texts that the run has learned from: as labelled rows, as rows without labels that a
-teacher taught, or as rows of the run whose weights it started from. New rows are read like the training corpus and
-encoded like its rows.
+"""``padless evaluate``: evaluates the best weights of a run on a split or on new labelled rows: figures, of a split
+the most confident mistakes, and how many rows are texts that the run has learned from: as labelled rows, as rows
+without labels that a teacher taught, or as rows of the run whose weights it started from. New rows are read like the
+training corpus and encoded like its rows.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -18,9 +18,8 @@ import pyarrow.compute as pc
 
 from harness.config import LANGUAGE_MODEL
 from harness.data.run_rows import hold_out
-from harness.distributed.precision import NAMES, configure_threads, keep_memory
-from harness.inference.bundle import Bundle, same_text
-from harness.inference.config import EvaluateConfig
+from harness.distributed.devices import check_device
+from harness.inference.config import EvaluateConfig, resolve_evaluation
 from harness.inference.rows import find_labelled, iter_parts
 from harness.inference.scorer import unknown_shares
 from harness.metrics.figures import Scores, figures, print_evaluation
@@ -43,14 +42,17 @@ from padless.core.errors import ConfigError, DataError
 from padless.core.jobs import Workers, show_progress
 from padless.core.randomness import splitmix64
 from padless.core.split_names import TRAIN, UNLABELLED
-from padless.core.terminal import Screen, percent, print_stderr, public
+from padless.core.terminal import Screen, percent, print_stderr, public, shorten_line
 from preprocessing.dataset.remote import open_split
-from preprocessing.dataset.shards import Split
+from preprocessing.dataset.shards import Manifest, Split
 from preprocessing.dataset.views import read_data
 from preprocessing.labels import AUTO, NAME_END, distinct, normalize_label
 from preprocessing.pipeline.parts import Source, convert_all
 from preprocessing.sources import addresses
 from preprocessing.text.vocabulary import UNK
+
+if TYPE_CHECKING:
+    from harness.inference.bundle import Bundle
 
 NUM_MISTAKES = 10
 """Mistakes in the results; more, if there are more classes to give examples of."""
@@ -58,6 +60,8 @@ METHOD = "integrated gradients: what each word adds to the logit of the predicte
 MAX_TOKENS = 1_000_000_000
 """Up to this many training tokens, texts are searched for overlap; that takes about a minute on one core."""
 MIN_KNOWN_WORDS = 8
+MAX_LIST_WIDTH = 200
+"""Maximum width of a list of classes in a message."""
 
 
 class EncodedRows(NamedTuple):
@@ -81,35 +85,58 @@ class ScoredRows(NamedTuple):
     """uint64 ``[rows]``: of each text (``hash_texts``)."""
 
 
-def evaluate_split(config: EvaluateConfig) -> dict[str, Any]:
-    """Score one split with the best weights of a run; write, print and return the results.
+def main(config: EvaluateConfig) -> None:
+    """Evaluate on new labelled rows or, without ``input``, on a split of a dataset."""
+    measure(config)
 
-    Raises ``ConfigError``, ``DataError`` or ``StorageError``.
+
+def measure(config: EvaluateConfig) -> dict[str, Any]:
+    """Score rows with the best weights of a run; write figures and predictions, print and return the figures.
+
+    What can be refused is refused before torch is loaded. Raises ``ConfigError``, ``DataError`` or ``StorageError``.
     """
-    if config.split == UNLABELLED:
-        raise DataError(
-            f"{config.data or config.run}: the rows of split {UNLABELLED} have no labels to compare with; `padless "
-            "predict` scores the file that they are from"
-        )
-    check_output(config, config.split)
+    config = resolve_evaluation(config)
+    check_device(config.device)
+    name = config.split if config.input is None else result_name(config.input)
+    directory = Path(config.output or Path(config.run, EVALUATION))
+    info, is_inside = (
+        find_info(bundle_directory(config.run)),
+        directory.resolve().is_relative_to(Path(config.run).resolve()),
+    )
+    # In the run the weights may be older ones.
+    check_replaceable(directory, name, {} if is_inside or info is None else {OF_WEIGHTS: info.weights_sha256})
     bundle = open_bundle(config)
+    scored, values = score_split(config, bundle) if config.input is None else score_input(config, bundle, name)
+    num_rows, num_trained = len(scored.scores.rows), count_training_texts(scored.hashes, config.run)
+    facts = {"without_known_word": int(scored.is_unread.sum()), "training_texts": num_trained}
+    values |= {"texts": facts, "precision": bundle.arithmetic["precision"]}
+    with storage_errors(directory, otherwise="name another --output"):
+        write_evaluation(directory, scored.scores, bundle, values)
+    if num_trained is None:
+        print_stderr("warning: rows were not compared with the training texts: their dataset was moved or changed")
+    elif num_trained:
+        share = f"{num_trained:,} of {num_rows:,} rows ({percent(num_trained / num_rows)})"
+        print_stderr(f"warning: {share} are training texts, so new texts may do worse than these figures")
+    if config.json:
+        print_json(values)
+    elif not config.quiet:
+        print_evaluation(Screen(), values)
+        print(f"written to {directory / figures_name(name)} and {predictions_name(name)}")
+    return values
+
+
+def score_split(config: EvaluateConfig, bundle: Bundle) -> tuple[ScoredRows, dict[str, Any]]:
+    """The scores and figures of a split."""
     split = open_split_of(config, bundle.info)
     with show_progress(f"scoring {config.split}", len(split), config.quiet):
         scored = score_rows(bundle, rows_of_split(split))
     assert len(scored.scores.rows) == len(split), "a row was not scored"
-    values = assess(scored.scores, bundle, split) | {"dataset": split.manifest.fingerprint}
-    return finish_evaluation(config, bundle, scored, values)
+    return scored, assess(scored.scores, bundle, split) | {"dataset": split.manifest.fingerprint}
 
 
-def evaluate_input(config: EvaluateConfig) -> dict[str, Any]:
-    """Score the input, write figures and predictions, print and return the figures.
-
-    Raises ``ConfigError``, ``DataError`` or ``StorageError``.
-    """
+def score_input(config: EvaluateConfig, bundle: Bundle, name: str) -> tuple[ScoredRows, dict[str, Any]]:
+    """The scores of new labelled rows, and their figures with this name of a split."""
     assert config.input is not None
-    name = result_name(config.input)
-    check_output(config, name)
-    bundle = open_bundle(config)
     labels = label_options(bundle.labels, config.source.labels, bundle.info.source.labels)
     with temporary_folder() as folder:
         files = find_labelled(config.input, config.source, bundle.info.source, labels)
@@ -117,12 +144,11 @@ def evaluate_input(config: EvaluateConfig) -> dict[str, Any]:
         counts = [source.converted for source in sources]
         with show_progress("evaluating", sum(count.rows_read for count in counts), config.quiet):
             scored = score_rows(bundle, rows_of_sources(sources, bundle))
-    values = {
-        **compute_figures(scored.scores, bundle, name),
+    facts = {
         "left_out": sum(count.filtered + count.without_label for count in counts),
         "input": public(addresses.absolute(config.input)),
     }
-    return finish_evaluation(config, bundle, scored, values)
+    return scored, compute_figures(scored.scores, bundle, name) | facts
 
 
 def score_rows(bundle: Bundle, parts: Iterable[EncodedRows]) -> ScoredRows:
@@ -142,6 +168,9 @@ def score_rows(bundle: Bundle, parts: Iterable[EncodedRows]) -> ScoredRows:
 
 def open_bundle(config: EvaluateConfig) -> Bundle:
     """The best weights of a run on the chosen device."""
+    from harness.distributed.precision import configure_threads, keep_memory
+    from harness.inference.bundle import Bundle
+
     bundle = Bundle(bundle_directory(config.run), config.device, config.precision)
     configure_threads(bundle.arithmetic["device"])
     keep_memory()
@@ -167,6 +196,29 @@ def open_split_of(config: EvaluateConfig, info: BundleInfo) -> Split:
     return open_split(data, manifest, config.split).read_unmapped()
 
 
+def same_text(info: BundleInfo, manifest: Manifest, data: str | Path) -> None:
+    """Raise ``DataError`` if the dataset's text→ids code (law 1) or classes are not those of the weights."""
+    if info.text_hash != manifest.text_hash:
+        part = "vocabulary" if info.vocabulary_hash != manifest.vocabulary_hash else "text pipeline"
+        raise DataError(
+            f"{data}: its {part} is not the one the weights were trained with; name the dataset of the training, or "
+            "one built with its vocabulary (vocabulary.base)"
+        )
+    if info.has_label_sets != manifest.has_label_sets:
+        raise DataError(
+            f"{data}: only one of this dataset and that of the weights has several labels to a text; build it again "
+            "with source.labels_separator as in the training"
+        )
+    if info.labels != manifest.labels:
+        of_data, of_weights = (
+            shorten_line(", ".join(names), MAX_LIST_WIDTH) for names in (manifest.labels, info.labels)
+        )
+        raise DataError(
+            f"{data}: its {len(manifest.labels)} classes ({of_data}) are not the {len(info.labels)} of the weights "
+            f"({of_weights}), in the same order; build it with source.labels that names those"
+        )
+
+
 def rows_of_split(split: Split) -> Iterator[EncodedRows]:
     """The rows of a split, block by block."""
     members = split.manifest.members
@@ -181,30 +233,16 @@ def rows_of_sources(sources: Sequence[Source], bundle: Bundle) -> Iterator[Encod
     """The labelled rows of new files. Raises ``DataError`` for labels that are no class, and without rows."""
     has_rows = False
     for source, rows in iter_parts(sources):
-        encoded = bundle.encoder(pc.fill_null(rows["text"], "").combine_chunks())
+        ids = bundle.encoder.encode_each(pc.fill_null(rows["text"], "").combine_chunks())
         labels, is_unknown = find_classes(rows["label"].combine_chunks(), bundle.info)
         if is_unknown.any():
             row, label = (rows[name][int(is_unknown.argmax())] for name in ("row", "label"))
             problem = f"its label {str(label)[:40]!r} is no class of the run"
             raise DataError(f"{source.file.name}: row {row}: {problem}; set source.labels, or source.labels_separator")
         has_rows = True
-        yield EncodedRows(rows["row"].to_numpy() + source.offset, labels, np.split(encoded.ids, encoded.offsets[1:-1]))
+        yield EncodedRows(rows["row"].to_numpy() + source.offset, labels, ids)
     if not has_rows:
         raise DataError(f"{sources[0].file.name}: holds no labelled row")
-
-
-def check_output(config: EvaluateConfig, name: str) -> None:
-    """Raise ``ConfigError`` for files that no evaluation of this run wrote, or that were edited. In its own directory
-    the weights may be older ones.
-    """
-    output, info = output_of(config), find_info(bundle_directory(config.run))
-    is_inside = output.resolve().is_relative_to(Path(config.run).resolve())
-    check_replaceable(output, name, {} if is_inside or info is None else {OF_WEIGHTS: info.weights_sha256})
-
-
-def output_of(config: EvaluateConfig) -> Path:
-    """The directory of figures and predictions."""
-    return Path(config.output or Path(config.run, EVALUATION))
 
 
 def result_name(address: str) -> str:
@@ -290,35 +328,8 @@ def list_learned_splits(run: str | Path) -> Iterator[Split]:
                 yield from list_learned_splits(first_run)
 
 
-def finish_evaluation(
-    config: EvaluateConfig, bundle: Bundle, scored: ScoredRows, values: dict[str, Any]
-) -> dict[str, Any]:
-    """Add facts about the texts to the figures, write them and the predictions, print and return them."""
-    directory, name, num_rows = output_of(config), values["split"], len(scored.scores.rows)
-    num_trained = count_training_texts(scored.hashes, config.run)
-    facts = {"without_known_word": int(scored.is_unread.sum()), "training_texts": num_trained}
-    values |= {"texts": facts, "precision": NAMES[bundle.dtype]}
-    with storage_errors(directory, otherwise="name another --output"):
-        write_evaluation(directory, scored.scores, bundle, values)
-    if num_trained is None:
-        print_stderr("warning: rows were not compared with the training texts: their dataset was moved or changed")
-    elif num_trained:
-        share = f"{num_trained:,} of {num_rows:,} rows ({percent(num_trained / num_rows)})"
-        print_stderr(f"warning: {share} are training texts, so new texts may do worse than these figures")
-    if config.json:
-        print_json(values)
-    elif not config.quiet:
-        print_evaluation(Screen(), values)
-        print(f"written to {directory / figures_name(name)} and {predictions_name(name)}")
-    return values
-
-
 def assess(scores: Scores, bundle: Bundle, split: Split) -> dict[str, Any]:
-    """All figures of ``SPLIT.json``: metrics after calibration with intervals, calibration and mistakes.
-
-    The model of ``bundle`` is on its device.
-    """
-    bundle.model.eval()
+    """All figures of ``SPLIT.json``: metrics after calibration with intervals, calibration and mistakes."""
     mistakes = explain_mistakes(scores, bundle, split)
     return {**compute_figures(scores, bundle, split.name), "mistakes": mistakes, "mistakes_method": METHOD}
 
@@ -344,9 +355,14 @@ def explain_mistakes(scores: Scores, bundle: Bundle, split: Split) -> list[dict[
     predicted, chances = bundle.decision.predictions(scores.logits)
     positions, classes = mistakes_to_show(scores.labels, predicted, chances, NUM_MISTAKES)
     rows, labels = scores.rows[positions].tolist(), label_texts(scores.labels[positions], bundle.labels)
+    ids_by_row = {}
+    for block in split.blocks:
+        for position in np.flatnonzero(np.isin(block.row, rows)):
+            ids_by_row[int(block.row[position])] = block.ids[position, : block.length[position]]
     mistakes = []
-    columns = rows, labels, classes.tolist(), chances[positions, classes].tolist(), read_ids(split, rows)
-    for row, label, number, probability, ids in zip(*columns, strict=True):
+    columns = rows, labels, classes.tolist(), chances[positions, classes].tolist()
+    for row, label, number, probability in zip(*columns, strict=True):
+        ids = ids_by_row[row]
         mistake = {
             "row": row,
             "label": label,
@@ -357,12 +373,3 @@ def explain_mistakes(scores: Scores, bundle: Bundle, split: Split) -> list[dict[
         }
         mistakes.append(mistake)
     return sorted(mistakes, key=lambda mistake: -mistake["probability"])
-
-
-def read_ids(split: Split, rows: list[int]) -> list[np.ndarray]:
-    """Token ids ``[length]`` of each of the rows with these numbers in the source."""
-    ids_by_row = {}
-    for block in split.blocks:
-        for position in np.flatnonzero(np.isin(block.row, rows)):
-            ids_by_row[int(block.row[position])] = block.ids[position, : block.length[position]]
-    return [ids_by_row[row] for row in rows]

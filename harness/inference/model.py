@@ -17,7 +17,7 @@ from harness.model.registry import num_outputs
 from harness.rundir.results import label_column
 from padless.core.atomic import temporary_folder
 from padless.core.errors import ConfigError, DataError, require
-from padless.core.terminal import shorten_line
+from padless.core.untrusted import quote_value
 from preprocessing.labels import convert_names, name_label_value
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Model:
 
     def encode(self, texts: Texts) -> tuple[np.ndarray, np.ndarray]:
         """The inputs of an exported network: ids, int32 ``[texts, time]``, and lengths, int32 ``[texts]``."""
-        encoded = [ids for chunk in chunks(texts) for ids in self._scorer.encode(chunk)]
+        encoded = [ids for chunk in chunks(texts) for ids in self._scorer.encoder.encode_each(chunk)]
         return pad_texts(encoded), np.array([len(ids) for ids in encoded], np.int32)
 
     def explain(self, text: str, label: str | float | None = None) -> Explanation:
@@ -94,7 +94,7 @@ class Model:
         unknown class, or without weights and torch, ``DataError`` for anything but a string.
         """
         if not isinstance(text, str):
-            raise DataError(f"{shorten(text)} is not a text; explain takes one, so call it for each of several")
+            raise DataError(f"{quote_value(text)} is not a text; explain takes one, so call it for each of several")
         if not hasattr(self._scorer, "model"):
             raise ConfigError(f"{self.path}: explanations need the weights and torch; load the run or its bundle")
         from harness.inference.explanation import explain
@@ -103,7 +103,7 @@ class Model:
 
     def _logits(self, texts: Texts) -> np.ndarray:
         """The scorer's logits, computed in chunks."""
-        parts = [self._scorer.score(self._scorer.encode(chunk)) for chunk in chunks(texts)]
+        parts = [self._scorer.score(self._scorer.encoder.encode_each(chunk)) for chunk in chunks(texts)]
         outputs = num_outputs(self._scorer.info)
         return np.concatenate([np.empty((0, outputs) if outputs > 1 else 0), *parts])
 
@@ -138,10 +138,5 @@ def chunks(texts: Texts) -> Iterator[list[str]]:
     while chunk := list(itertools.islice(numbered, CHUNK_ROWS)):
         for index, text in chunk:
             if not isinstance(text, str):
-                raise DataError(f"texts[{index}] is {shorten(text)}, not a text; leave it out, or give it one")
+                raise DataError(f"texts[{index}] is {quote_value(text)}, not a text; leave it out, or give it one")
         yield [text for _, text in chunk]
-
-
-def shorten(value: object) -> str:
-    """A value for a message."""
-    return shorten_line(repr(value), 40)

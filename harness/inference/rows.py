@@ -26,6 +26,9 @@ from preprocessing.sources.convert import read_part
 from preprocessing.sources.readers import open_reader
 from preprocessing.sources.sources import File, list_files
 
+NO_SPLITS = SplitConfig(column=None)
+"""New rows are of no split."""
+
 
 def find_texts(names: Sequence[str], options: SourceConfig, trained: ReadingOptions, work: Path) -> list[File]:
     """Every file of these names, in their order; standard input is copied into ``work``.
@@ -40,8 +43,11 @@ def find_texts(names: Sequence[str], options: SourceConfig, trained: ReadingOpti
             shutil.copyfileobj(sys.stdin.buffer, output, addresses.READ_BYTES)
     source = options.follow(trained)
     paths = [str(copy) if name == STDIN else name for name in names]
-    files = list_new_files(replace(source, path=[], unlabelled_path=paths, where={}, text_column=options.text_column))
-    files = [replace(file, name="standard input") if file.address == str(copy) else file for file in files]
+    unlabelled = replace(source, path=[], unlabelled_path=paths, where={}, text_column=options.text_column)
+    files = [
+        replace(file, name="standard input") if file.address == str(copy) else file
+        for file in list_files(unlabelled, NO_SPLITS)
+    ]
     if options.text_column != AUTO:
         return files
     text_column = "text" if files[0].format in ("folder", "txt") else source.text_column
@@ -58,7 +64,7 @@ def find_labelled(name: str, options: SourceConfig, trained: ReadingOptions, lab
     """The files of labelled rows; ``labels`` is the value of ``source.labels``. Columns of the corpus that the first
     file lacks are found as in preprocessing. Raises as ``find_texts`` does.
     """
-    files = list_new_files(replace(options.follow(trained), path=[name], labels=labels))
+    files = [*list_files(replace(options.follow(trained), path=[name], labels=labels), NO_SPLITS)]
     source, columns = files[0].source, {*open_reader(files[0]).columns}
     if options.text_column == AUTO and not {*source.text_columns} <= columns:
         source = replace(source, text_column=AUTO)
@@ -68,14 +74,6 @@ def find_labelled(name: str, options: SourceConfig, trained: ReadingOptions, lab
     for line in resolved.lines:
         print_stderr(line)
     return resolved.files
-
-
-def list_new_files(source: SourceConfig) -> list[File]:
-    """The files of new rows, none of which is of a split. Raises ``DataError`` for a missing one."""
-    for name, _ in source.addresses:
-        if addresses.find_file_info(addresses.find_files(name)[0]) is None:
-            raise DataError(f"{name}: no such file; check --input")
-    return list(list_files(source, SplitConfig(column=None)))
 
 
 def refuse_input(output: Path, files: Iterable[File]) -> None:

@@ -51,7 +51,7 @@ ERRORS_ONLY = 3
 
 
 class Scorer(ABC):
-    """Computes logits of texts. Encoding and scoring are separate, so that one thread encodes while another scores."""
+    """Computes logits of texts. ``encoder`` is apart from ``score``: one thread encodes while another scores."""
 
     engine: ClassVar[Engine]
 
@@ -97,10 +97,6 @@ class Scorer(ABC):
     @abstractmethod
     def score(self, encoded: list[np.ndarray]) -> np.ndarray:
         """Uncalibrated logits of encoded texts: float64 ``[texts]`` for two classes, else ``[texts, classes]``."""
-
-    def encode(self, texts: list[str]) -> list[np.ndarray]:
-        """The ids of each text; may run while another thread scores."""
-        return self.encoder.encode_each(texts)
 
     def columns(self, logits: np.ndarray) -> dict[str, np.ndarray]:
         """Columns ``predicted`` and ``probability_LABEL`` of the result of ``score``, by ``decision``."""
@@ -163,7 +159,7 @@ def open_scorer(path: str | Path, engine: str = "auto", **options: Any) -> Score
     else:
         require_package("torch", "--engine torch")
         scorer = load_object("harness.inference.bundle:Bundle")(directory, **options)
-    scorer.encode([])  # refuses another text→ids function now, not at the first text
+    scorer.encoder.encode_each([])  # refuses another text→ids function now, not at the first text
     return scorer
 
 

@@ -113,16 +113,13 @@ def figures(scores: Scores, names: Sequence[str], decision: Decision) -> dict[st
             "bins": bins.shape[1],
             "ece_before": calibration_error(raw_bins),
             "log_loss_before": float(log_loss_per_row(scores.logits, labels).mean()),
-            "after": bins_to_json(bins),
+            "after": [
+                {"rows": int(rows), "confidence": confidence, "accuracy": accuracy}
+                for rows, confidence, accuracy in bins.T.tolist()
+                if rows
+            ],
         },
     }
-
-
-def bins_to_json(bins: np.ndarray) -> list[dict[str, Any]]:
-    """The bins of ``reliability`` that hold rows, as plain values."""
-    keys = ("rows", "confidence", "accuracy")
-    columns = [dict(zip(keys, column, strict=True)) for column in bins.T.tolist() if column[0]]
-    return [{**column, "rows": int(column["rows"])} for column in columns]
 
 
 def scalar_figures(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -195,8 +192,12 @@ def print_evaluation(screen: Screen, values: Mapping[str, Any]) -> None:
         screen.print_text(f"note: {share} hold no known word")
     screen.write([""])
     print_figures(screen, {values["split"]: values})
-    screen.write([""])
-    screen.write(confusion_table(values))
+    confusions = []
+    for confusion in largest_confusions(values):
+        names = {key: shorten_line(confusion[key], MAX_LABEL_CELLS) for key in ("true", "predicted")}
+        confusions.append({**names, "rows": f"{confusion['rows']:,}"})
+    lines = ["largest confusions", *table(confusions, left=("true", "predicted"))]
+    screen.write(["", *lines] if confusions else ["", "no row is confused"])
 
 
 def largest_confusions(values: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -208,17 +209,6 @@ def largest_confusions(values: Mapping[str, Any]) -> list[dict[str, Any]]:
         {"true": labels[true], "predicted": labels[predicted], "rows": rows, "share": rows / entries[true]["rows"]}
         for true, predicted, rows in wrong[:MAX_CONFUSIONS]
     ]
-
-
-def confusion_table(values: Mapping[str, Any]) -> list[str]:
-    """The largest confusions: true class, predicted class, rows."""
-    rows = []
-    for confusion in largest_confusions(values):
-        names = {key: shorten_line(confusion[key], MAX_LABEL_CELLS) for key in ("true", "predicted")}
-        rows.append({**names, "rows": f"{confusion['rows']:,}"})
-    if not rows:
-        return ["no row is confused"]
-    return ["largest confusions", *table(rows, left=("true", "predicted"))]
 
 
 def spread_table(runs: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -119,6 +119,4 @@ def spread(values: Sequence[float]) -> dict[str, float | None]:
         return {"mean": mean, "sd": None, "low": None, "high": None}
     sd = float(array.std(ddof=1))
     half = float(stdtrit(number - 1, (1 + LEVEL) / 2)) * sd / number**0.5
-    low, high = mean - half, mean + half
-    low = max(low, 0.0) if array.min() >= 0 else low  # a figure of no run is negative: of none it can be
-    return {"mean": mean, "sd": sd, "low": low, "high": high}
+    return {"mean": mean, "sd": sd, "low": max(mean - half, 0.0), "high": mean + half}  # no figure is negative

@@ -16,7 +16,7 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
     """Class probabilities, float64 ``[rows, classes]``, from logits ``[rows]`` (two classes) or ``[rows, classes]``."""
     logits = logits.astype(np.float64)
     if logits.ndim == 1:
-        return np.exp(-np.logaddexp(0.0, np.stack((logits, -logits), axis=1)))
+        return set_probabilities(np.stack((-logits, logits), axis=1))
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
     return shifted / shifted.sum(axis=1, keepdims=True)
 

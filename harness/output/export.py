@@ -59,12 +59,12 @@ def main(config: ExportConfig) -> None:
     """Write a temporary folder, then rename it. Raises ``UserError`` and leaves no files in that case."""
     source, folder, screen = bundle_directory(config.run), Path(config.output), Screen(quiet=config.quiet)
     bundle = Bundle(source)
-    bundle.encode([])  # checks the text→ids function
+    bundle.encoder.encode_each([])  # checks the text→ids function
     require_package("huggingface_hub", "export", "hub")
     if config.onnx:
         require_package("onnxscript", "--onnx", "onnx")
         require_onnxruntime("--onnx")
-    run = run_of(source)
+    run = source.parent if source.name == BUNDLE and (source.parent / CONFIG).is_file() else None
     facts = RunFacts(run) if run is not None else None
     info = replace(
         bundle.info,
@@ -138,11 +138,6 @@ def without_folders(start: dict[str, Any] | None) -> dict[str, Any] | None:
     return {**start, "source": Path(public(start["source"])).name}
 
 
-def run_of(bundle: Path) -> Path | None:
-    """The run directory around a bundle, if there is one."""
-    return bundle.parent if bundle.name == BUNDLE and (bundle.parent / CONFIG).is_file() else None
-
-
 def draw_texts(bundle: Bundle) -> list[np.ndarray]:
     """The ids of random texts: twice ``NUM_LENGTHS`` lengths from 1 to the bundle's longest text, in a geometric
     series.
@@ -161,8 +156,6 @@ def measure_difference(bundle: Bundle, onnx: OnnxScorer, texts: list[np.ndarray]
 
 
 TEMPLATE = Path(__file__).with_name("card.md.j2")
-CLASSES = 30
-"""Maximum number of classes in a table."""
 MARKUP = re.compile(r"([\\`*_\[\]~|#!])")
 """Characters with a meaning in Markdown."""
 
@@ -198,7 +191,6 @@ def render_model_card(
         "info": info,
         "parameters": num_parameters(info.model, info.vocabulary_size, num_outputs(info)),
         "version": VERSION,
-        "most": CLASSES,
         "show_figures": show_figures,
         "cut": train["lengths"].get(max_tokens, 0) / train["rows"] if train else 0,
         "onnx": onnx,

@@ -26,8 +26,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from harness.baselines.measured import FOLDER as BASELINE
-from harness.baselines.measured import find_results
+from harness.baselines.measured import compare_linear, find_results
 from harness.baselines.tfidf import estimate_seconds, names_of
 from harness.config import CLASSIFIER, RunConfig, flat
 from harness.inference import explanation
@@ -41,10 +40,10 @@ from harness.metrics.intervals import wilson
 from harness.metrics.metrics import worst_first
 from harness.output.charts import MIN_BIN_ROWS, NUM_COLOURS, learning_charts, quality_charts
 from harness.output.many_runs import summarize_runs
-from harness.output.run_facts import RunFacts, compare_linear, mistakes_of
+from harness.output.run_facts import RunFacts, mistakes_of
 from harness.rundir.bundle_files import split_facts
 from harness.rundir.events import Observer
-from harness.rundir.layout import REPORT, members, writable_path
+from harness.rundir.layout import BASELINE, REPORT, members, writable_path
 from harness.rundir.records import Ending
 from padless.core import atomic
 from padless.core.errors import DataError, UserError
@@ -196,11 +195,6 @@ def matrix_of(figures: Mapping[str, Any]) -> np.ndarray:
     return matrix
 
 
-def capitalize(text: str) -> str:
-    """A text with its first letter capitalised; the others stay."""
-    return text[:1].upper() + text[1:]
-
-
 FILTERS: dict[str, Callable[..., Any]] = {
     "figure": lambda value, digits=4: "–" if value is None else f"{value:.{digits}f}",
     "public": public,
@@ -208,10 +202,8 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "quoted": lambda path: shlex.quote(str(path)),
     "share": lambda value, digits=1: "–" if value is None else f"{value:.{digits}%}",
     "count": lambda value: f"{value:,}",
-    "capital": capitalize,
     "shown": show_figures,
     "shown_as": show_figure,
-    "rows": lambda value: count_noun(value, "row"),
     "duration": duration,
     "around_recall": lambda entry: wilson(entry["recall"] * entry["rows"], entry["rows"]),
 }

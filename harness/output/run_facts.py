@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.baselines.measured import Comparison, compare_with_run, find_results
+from harness.baselines.measured import Comparison, compare_linear
 from harness.config import LANGUAGE_MODEL
 from harness.data.run_rows import hold_out
 from harness.inference.explanation import as_html, split_text
@@ -53,10 +53,10 @@ class RunFacts:
         self.status = public_values(read_status(directory))
         self.state = self.status.get("state", "unknown")
         self.step = self.status.get("step") or (self.train[-1]["step"] if self.train else 0)
-        self.measured = read_measured(self.directory)
+        measured = read_measured(self.directory)
+        self.split = measured.split if measured is not None else None
+        self.figures = measured.figures if measured is not None else None
         """Figures on the test split, else on validation, if any."""
-        self.split = self.measured.split if self.measured is not None else None
-        self.figures = self.measured.figures if self.measured is not None else None
         info = find_info(self.directory / BUNDLE)
         self.fingerprint = info.dataset if info is not None else None
         """Fingerprint of the dataset of the training."""
@@ -91,11 +91,6 @@ class RunFacts:
         return "f1_micro" in (self.figures or self.best_validation or {})
 
     @property
-    def deciding_figure(self) -> str:
-        """The figure that chose the best weights; always the loss for a pretraining."""
-        return CHOSEN_BY["loss" if self.is_pretraining else self.config["select"]]
-
-    @property
     def best_validation(self) -> Line | None:
         """The line of the best validation."""
         return next((line for line in reversed(self.validation) if line.get("best")), None)
@@ -105,20 +100,8 @@ class RunFacts:
         """Whether a finished run should have had more epochs."""
         if self.state != "finished":
             return None
-        return still_improving(self.validation, self.deciding_figure, self.config["epochs"])
-
-
-def compare_linear(run: Path, data: str | Path) -> tuple[dict[str, dict[str, Any]], Comparison | None]:
-    """The TF-IDF baseline's figures on the dataset of a run, by split, and the comparison of the run with it.
-
-    Validation is left out if the run held out a fold instead. Raises ``DataError`` for damaged figures, and for a
-    missing dataset of a run without a bundle.
-    """
-    info = find_info(run / BUNDLE)
-    folder, linear = find_results(run, data, info.dataset if info is not None else read_data(data).fingerprint)
-    if info is not None and info.fold is not None:
-        linear.pop(VALIDATION, None)
-    return linear, compare_with_run(read_measured(run), folder, linear)
+        chosen_by = CHOSEN_BY["loss" if self.is_pretraining else self.config["select"]]
+        return still_improving(self.validation, chosen_by, self.config["epochs"])
 
 
 def find_manifest(config: dict[str, Any], fingerprint: str | None) -> tuple[Manifest | None, str | None]:

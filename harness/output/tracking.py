@@ -14,7 +14,6 @@ import os
 import queue
 import re
 import threading
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -51,23 +50,22 @@ class TrackerObserver(Observer):
         self.abandon = lambda: None
 
     def start(self, opening: Opening) -> None:
-        """Start the tracker. It shows the settings of the run with their reasons."""
-        choices = {name: str(choice) for name, choice in opening.choices.items()}
-        self.follow({"dataset": opening.manifest.fingerprint, "effective": choices})
-
-    def follow(self, facts: Mapping[str, Any]) -> None:
-        """Import the tracker's package, since no step waits for it now, and start the tracker in its thread; ``facts``
-        are shown beside the configuration.
+        """Import the tracker's package, since no step waits for it now, and start the tracker in its thread. It shows
+        the settings of the run with their reasons.
         """
         if self.name == NO_TRACKER:
             return
+        choices = {name: str(choice) for name, choice in opening.choices.items()}
+        facts = {"dataset": opening.manifest.fingerprint, "effective": choices}
         self.is_active = True
         run = self.run.resolve()
         tracking = replace(self.config.tracking, name=self.config.tracking.name or run.name)
         values = asdict(replace(self.config, tracking=tracking))
-        values["tracking"]["group"] = group_of(run, facts)
+        is_of_many = re.fullmatch(r"(seed|fold)-\d+", run.name) is not None
+        group = run.parent.name if is_of_many else f"dataset-{opening.manifest.fingerprint[:12]}"
+        values["tracking"]["group"] = os.environ.get("WANDB_RUN_GROUP") or group
         try:
-            tracker = load_object(TRACKERS[self.name])(self.name, self.run, public_values(values | dict(facts)))
+            tracker = load_object(TRACKERS[self.name])(self.name, self.run, public_values(values | facts))
             self.abandon = tracker.abandon
             self.thread = threading.Thread(target=self.call_all, args=(tracker,), daemon=True)
             self.thread.start()
@@ -127,13 +125,6 @@ class TrackerObserver(Observer):
 def describe_error(error: BaseException) -> str:
     """What a tracker raised, on one line."""
     return f"raised {type(error).__name__}: {one_line(error)}"
-
-
-def group_of(run: Path, facts: Mapping[str, Any]) -> str:
-    """W&B's group of a run: the folder of many runs, else the dataset, unless ``WANDB_RUN_GROUP`` names one."""
-    is_of_many = re.fullmatch(r"(seed|fold)-\d+", run.name) is not None
-    default = run.parent.name if is_of_many else f"dataset-{facts['dataset'][:12]}"
-    return os.environ.get("WANDB_RUN_GROUP") or default
 
 
 def check_tracker(config: TrackingConfig) -> None:

@@ -58,7 +58,7 @@ FETCHED_FILES = ("*.json", "*.arrow", "*.safetensors", "*.onnx", "*.md")
 IDS, LENGTHS, LOGITS, PROBABILITIES = "ids", "lengths", "logits", "probabilities"
 """Names of the inputs and outputs of the ONNX graph."""
 OF_WEIGHTS = "weights_sha256"
-"""Metadata key of a graph: the hash of the safetensors file that it was made from."""
+"""Key of figures: the hash of the safetensors file whose weights were measured."""
 
 
 Length = Annotated[str, Meta(pattern=r"^[0-9]{1,9}\Z")]

@@ -29,7 +29,6 @@ from padless.core.terminal import print_stderr
 
 START = "import sys; sys.path = sys.argv[2:]; from padless.core import fork_server as server; server.fork_calls()"
 PRELOADED = (
-    "harness.evaluate",
     "harness.inference.evaluation",
     "harness.launch.many",
     "harness.distributed.session",

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from padless.core.errors import ConfigError, DataError
-from padless.core.split_names import SPELLINGS, TRAIN, UNLABELLED, UNLABELLED_SPELLINGS, split_number
+from padless.core.split_names import SPELLINGS, UNLABELLED, UNLABELLED_SPELLINGS, split_number
 from padless.core.terminal import public
 from padless.core.untrusted import refuse_binary, sha256_of
 from preprocessing.config import EMBEDDED, SourceConfig, SplitConfig
@@ -121,8 +121,7 @@ def format_of(file: File, address: str) -> str:
     """
     info, suffix = addresses.find_file_info(address), suffix_of(address)
     if info is None:
-        key = "path" if file.split in (None, TRAIN) else f"{file.split}_path"
-        raise DataError(f"{address}: no such file; check source.{key}")
+        raise DataError(f"{address}: no such file; check its name")
     if info.is_folder:
         return "folder"
     if file.source.format != AUTO:

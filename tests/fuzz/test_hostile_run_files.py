@@ -38,7 +38,7 @@ SHARE = 0.1
 
 def predict(folder: Path, engine: Any) -> Any:
     scorer = open_scorer(folder, engine)
-    return scorer.score(scorer.encode(TEXTS)).tolist()
+    return scorer.score(scorer.encoder.encode_each(TEXTS)).tolist()
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,17 @@ import os
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 from harness.config import RunConfig, TrackingConfig
 from harness.output import tracking, wandb_run
+from harness.rundir.events import Opening
 from harness.rundir.records import Ending
 from padless.core import atomic
 
+_MANIFEST: Any = SimpleNamespace(fingerprint="0123456789abcdef")
+OPENING = Opening(manifest=_MANIFEST, total_steps=20, first_step=0, choices={})
 PATIENCE_S = float(os.environ.get("PATIENCE_S", "150"))
 
 
@@ -30,9 +35,8 @@ def main(run: Path, first: int, last: int, state: str) -> None:
     run.mkdir(exist_ok=True)
     (run / "config.yaml").write_text("data: d\ntracking: {project: p}\n")
     (run / "status.json").write_text(json.dumps({"state": state}))
-    facts = {"dataset": "0123456789abcdef", "effective": {}}
     observer = tracking.TrackerObserver(RunConfig(data="d", run=str(run), tracking=settings))
-    observer.follow(facts)
+    observer.start(OPENING)
     longest_s = 0.0
     for step in range(first, last + 1):
         time.sleep(0.05)

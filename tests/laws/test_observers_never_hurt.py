@@ -20,6 +20,7 @@ from harness.config import RunConfig, TrackingConfig
 from harness.output import tracking
 from harness.output.tracking import Tracker, TrackerObserver
 from harness.rundir.records import Ending
+from tests.helpers.attempt import OPENING
 from tests.helpers.commands import PLAIN_RECIPE, run_module, status_of, succeed
 from tests.helpers.datasets import write_dataset
 from tests.helpers.ranks import run_ranks
@@ -101,7 +102,7 @@ def test_a_tracker_that_takes_no_row_blocks_nobody(
     run.mkdir()
     config = RunConfig(run=str(run), tracking=TrackingConfig(tracker="faulty"))
     observer = TrackerObserver(config)
-    observer.follow({"dataset": "0123456789abcdef"})
+    observer.start(OPENING)
     began = time.monotonic()
     for step in range(5_000):
         observer.log("train", {"loss": 1.0, "step": step})

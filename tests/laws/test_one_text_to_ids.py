@@ -124,5 +124,5 @@ def test_an_export_reads_texts_with_the_function_of_the_training(tmp_path: Path)
         return [np.zeros(len(inputs["lengths"]), np.float32)]
 
     scorer.session = SimpleNamespace(run=run_session)
-    scorer.score(scorer.encode([*CORPUS, *TEXTS]))
+    scorer.score(scorer.encoder.encode_each([*CORPUS, *TEXTS]))
     assert sorted(ids_seen) == sorted(rows(training([*CORPUS, *TEXTS])))

@@ -19,17 +19,16 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from harness.baselines import measured, tfidf
-from harness.baselines.measured import FOLDER, BaselineConfig, compare_with_run, read_results
+from harness.baselines.measured import BaselineConfig, compare_linear, read_results
 from harness.baselines.tfidf import learn_linear, measure_linear
 from harness.config import RunConfig
 from harness.output import report as run_report
 from harness.output.report import RunReport
-from harness.output.run_facts import compare_linear
 from harness.rundir.bundle_files import OF_WEIGHTS, read_info
 from harness.rundir.events import Observer
-from harness.rundir.json_files import write_sealed
+from harness.rundir.layout import BASELINE
 from harness.rundir.records import Ending
-from harness.rundir.results import KIND, Measured, Predictions
+from harness.rundir.results import Predictions
 from padless.core.errors import ConfigError, DataError
 from padless.core.processes import lock_file
 from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest, write_manifest
@@ -111,7 +110,7 @@ def test_it_is_measured_once_for_each_fingerprint_and_again_if_a_damaged_file_is
     measured.main(BaselineConfig(data=str(data_copy)))
     assert read_json(path)["accuracy"] == json.loads(content)["accuracy"]
     write_manifest(data_copy, replace(manifest, splits={**manifest.splits, "test": []}))
-    assert read_results(data_copy / FOLDER, read_manifest(data_copy).fingerprint) == {}
+    assert read_results(data_copy / BASELINE, read_manifest(data_copy).fingerprint) == {}
 
 
 def test_what_is_not_measured_is_said(
@@ -141,14 +140,14 @@ def hits(rows: int, right: int, num_moved: int = 0) -> np.ndarray:
     return is_right
 
 
-def write_results(folder: Path, split: str, right: np.ndarray) -> dict[str, Any]:
-    """Predictions and figures of a split of two classes, right where ``right`` is true."""
+def write_results(folder: Path, right: np.ndarray, **facts: Any) -> None:
+    """Predictions for the test split of two classes, right where ``right`` is true, and figures with ``facts``."""
     labels = np.arange(len(right)) % 2
     predicted = np.where(right, labels, 1 - labels)
     chances = np.stack((1 - predicted, predicted), axis=1).astype(float)
     predictions = Predictions(np.arange(len(right)), labels, predicted, chances)
-    measured.write_results(folder, {"split": split}, ["no", "yes"], "text", predictions)
-    return {"accuracy": float(right.mean()), "rows": len(right), "seconds": 3.2}
+    figures = {"split": "test", "accuracy": float(right.mean()), "seconds": 3.2, **facts}
+    measured.write_results(folder, figures, ["no", "yes"], "text", predictions)
 
 
 @pytest.mark.parametrize(
@@ -163,9 +162,10 @@ def test_the_verdict_is_about_the_rows_that_both_predicted(
     tmp_path: Path, network: np.ndarray, linear_model: np.ndarray, difference: float, verdict: str
 ) -> None:
     """The intervals of the two accuracies overlap in all cases but the first."""
-    run, baseline = tmp_path / "run", tmp_path / "baseline"
-    measured = Measured("test", write_results(run, "test", network), run)
-    comparison = compare_with_run(measured, baseline, {"test": write_results(baseline, "test", linear_model)})
+    write_index(tmp_path / "bundle", dataset="d")
+    write_results(tmp_path, network, **{OF_WEIGHTS: read_info(tmp_path / "bundle").weights_sha256})
+    write_results(tmp_path / BASELINE, linear_model, dataset="d", recipe=tfidf.RECIPE)
+    comparison = compare_linear(tmp_path, "data")[1]
     assert comparison.verdict.startswith(verdict)
     assert comparison.difference == pytest.approx(difference)
     assert comparison.low < difference < comparison.high
@@ -185,13 +185,13 @@ def test_the_end_of_a_run_says_how_the_linear_model_does(
 ) -> None:
     run, fingerprint, tracker = tmp_path / "run", read_manifest(data_copy).fingerprint, RecordingObserver()
     write_index(run / "bundle", dataset=fingerprint)
-    figures = write_results(run, "test", np.arange(ROWS["test"]) % 2 == 0)
-    write_sealed(run / "test.json", KIND, {**figures, OF_WEIGHTS: read_info(run / "bundle").weights_sha256})
+    facts = {OF_WEIGHTS: read_info(run / "bundle").weights_sha256}
+    write_results(run, np.arange(ROWS["test"]) % 2 == 0, **facts)
     report = RunReport(RunConfig(run=str(run), data=str(data_copy)), tracker)
     report.begin()
     report.close(Ending("preempted", 10, 85, "SIGTERM received"))
     assert report.fit.returncode == -signal.SIGKILL
-    assert (tracker.lines, (data_copy / FOLDER).exists()) == ([], False)
+    assert (tracker.lines, (data_copy / BASELINE).exists()) == ([], False)
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # as if the dataset were read-only
     monkeypatch.setattr(run_report, "END_S", 60)
     report.begin()
@@ -203,7 +203,7 @@ def test_the_end_of_a_run_says_how_the_linear_model_does(
     (run / "gone").rename(run / "bundle")
     report.begin()
     assert report.fit is fitted  # it is kept in the run: none is started again
-    assert comparison.linear == read_results(run / FOLDER, fingerprint)["test"]
+    assert comparison.linear == read_results(run / BASELINE, fingerprint)["test"]
     wait = "waiting up to 60 s for the TF-IDF baseline (--baseline none leaves it out)"
     assert tracker.lines == [
         wait,
@@ -213,7 +213,7 @@ def test_the_end_of_a_run_says_how_the_linear_model_does(
 
 def test_two_commands_at_once_fit_once(data_copy: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second waits for the first; here not long enough."""
-    folder = data_copy / FOLDER
+    folder = data_copy / BASELINE
     monkeypatch.setattr(measured, "MEASURE_LIMIT_S", 0)
     with lock_file(folder / measured.LOCK, 0, ConfigError("")):
         assert command("baseline", "--data", data_copy) == 2

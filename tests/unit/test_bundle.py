@@ -23,8 +23,9 @@ import padless
 from harness.config import InitConfig, ModelConfig, RunConfig
 from harness.distributed import precision
 from harness.distributed.world import World
-from harness.inference.bundle import Bundle, same_text, write_bundle
+from harness.inference.bundle import Bundle, write_bundle
 from harness.inference.config import ExportConfig
+from harness.inference.evaluation import same_text
 from harness.inference.scorer import OnnxScorer
 from harness.model.classifier import Classifier
 from harness.model.initialization import Start

@@ -27,6 +27,7 @@ from preprocessing.text import spec as spec_module
 from preprocessing.text.resources import resolve_pipeline
 from preprocessing.text.spec import TextSpec
 from preprocessing.text.tokenizer import Tokenizer
+from tests.helpers.attempt import OPENING
 from tests.helpers.batches import packed_batch, padded_batch, single_row
 
 pytestmark = pytest.mark.thorough
@@ -97,7 +98,7 @@ def test_a_tracker(example: Callable[[str], str], tmp_path: Path) -> None:
     config = RunConfig(run=str(tmp_path), tracking=tracking.TrackingConfig(tracker=example("A tracker")))
     check_tracker(config.tracking)
     observer = TrackerObserver(config)
-    observer.follow({"dataset": "0123456789abcdef"})
+    observer.start(OPENING)
     observer.log("train", {"step": 1, "loss": 0.5})
     observer.log("train", {"step": 2, "loss": 0.25, "padding": None})
     observer.close(Ending("finished", 2))

@@ -182,7 +182,7 @@ def test_the_originals_of_rows_come_from_their_source_or_it_is_said_why_not(tmp_
     expected = {row: text for row, (text, _) in enumerate(rows, 1)}
     assert find_originals(manifest, range(1, 61)) == (expected, None)
     source.unlink()
-    assert find_originals(manifest, [3]) == ({}, f"{source}: no such file; check source.path")
+    assert find_originals(manifest, [3]) == ({}, f"{source}: no such file; check its name")
     config = manifest.provenance["config"]
     config = {**config, "source": {**config["source"], "path": ["s3://bucket/corpus.csv"]}}
     remote = replace(manifest, provenance={**manifest.provenance, "config": config})

@@ -15,7 +15,7 @@ import pytest
 from harness.baselines import sentence_encoder as encoders
 from harness.baselines.measured import BaselineConfig
 from harness.baselines.measured import main as show_baseline
-from harness.baselines.sentence_encoder import Embeddings, find_encoder
+from harness.baselines.sentence_encoder import find_encoder
 from harness.baselines.teacher import prepare_teacher
 from harness.data.order import VERSION
 from harness.data.run_rows import rows_of_run
@@ -24,7 +24,6 @@ from harness.rundir.records import write_config
 from harness.training.preflight import list_changes
 from padless.api import train
 from padless.core.errors import ConfigError, DataError, UserError
-from padless.core.terminal import Screen
 from preprocessing.dataset.remote import open_split
 from preprocessing.dataset.shards import read_manifest
 from tests.helpers.commands import read_json, unwrapped
@@ -154,7 +153,7 @@ def test_a_run_keeps_the_targets_it_began_with(tmp_path: Path, corpus: tuple[Pat
 def test_an_encoder_embeds_each_text_once_and_goes_on_after_an_interruption(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    embeddings = Embeddings(find_encoder(str(tiny / "encoder")), tmp_path, Screen(quiet=True))
+    encoder = find_encoder(str(tiny / "encoder"))
     counts, compute = list[int](), encoders.compute_embeddings
 
     def count_texts(model: Any, part: list[str]) -> np.ndarray:
@@ -166,13 +165,15 @@ def test_an_encoder_embeds_each_text_once_and_goes_on_after_an_interruption(
     monkeypatch.setattr(encoders, "PART_TEXTS", 3)
     monkeypatch.setattr(encoders, "compute_embeddings", count_texts)
     with pytest.raises(KeyboardInterrupt):
-        embeddings.look_up(TEXTS)
-    vectors = embeddings.look_up(TEXTS)
+        encoder.look_up(TEXTS, tmp_path, quiet=True)
+    vectors = encoder.look_up(TEXTS, tmp_path, quiet=True)
     assert counts == [3, 3, 3, 3, 3, 2], "six of the fourteen different texts were embedded before"
-    np.testing.assert_allclose(vectors, compute(embeddings.model, TEXTS), atol=1e-2)
-    path = next(embeddings.folder.glob("*.npy"))
+    np.testing.assert_allclose(vectors, compute(encoder.model, TEXTS), atol=1e-2)
+    path = next(tmp_path.rglob("*.npy"))
     path.write_bytes(path.read_bytes()[:100])
-    np.testing.assert_array_equal(embeddings.look_up(TEXTS), vectors, "a damaged part is embedded again")
+    np.testing.assert_array_equal(
+        encoder.look_up(TEXTS, tmp_path, quiet=True), vectors, "a damaged part is embedded again"
+    )
     assert len(counts) == 7
 
 
