@@ -108,7 +108,7 @@ def check_data(config: RunConfig, world_size: int) -> Manifest:
             f"global_batch: steps of {smallest} rows cannot be shared by {world_size} processes; raise it or start "
             "fewer"
         )
-    check_labels(config, manifest)
+    check_options(config, manifest)
     return manifest
 
 
@@ -121,7 +121,7 @@ def order_spec(config: RunConfig) -> OrderSpec:
     )
 
 
-def check_labels(config: RunConfig, manifest: Manifest) -> None:
+def check_options(config: RunConfig, manifest: Manifest) -> None:
     """Raise ``ConfigError`` for an option without effect, or weights that do not fit the labels."""
     threshold, labels = config.evaluation.threshold, manifest.labels
     if config.task == LANGUAGE_MODEL:
