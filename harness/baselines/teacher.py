@@ -23,6 +23,7 @@ from harness.baselines.sentence_encoder import (
 from harness.config import RunConfig
 from harness.data.run_rows import rows_of_task
 from harness.data.targets import find_teacher_info, write_targets
+from harness.rundir.bundle_files import source_of
 from harness.rundir.layout import CONFIG, TEACHERS, check_directory
 from harness.rundir.results import probability_column
 from padless.core import atomic
@@ -171,8 +172,7 @@ def find_prediction_columns(reader: Reader, manifest: Manifest) -> tuple[list[st
     Raises ``DataError`` if some are missing, are there twice, or are of other classes.
     """
     names, labels = reader.columns, manifest.labels
-    source_columns = manifest.provenance.get("config", {}).get("source", {}).get("text_column", "text")
-    text_columns = [source_columns] if isinstance(source_columns, str) else list(source_columns)
+    text_columns = source_of(manifest).text_columns
     key_columns = text_columns if {*text_columns} <= {*names} else [ROW]
     probability_columns = {name for name in names if name.startswith(PROBABILITY)}
     columns = [*map(probability_column, labels)] if probability_columns else [PREDICTED]
