@@ -51,14 +51,15 @@ class Trainer:
         self.accelerator, self.world = accelerator, world = session.accelerator, session.world
         accelerator.ddp_handler = DistributedDataParallelKwargs(
             gradient_as_bucket_view=True,
-            # Buffers are constants, or the linear part's, which all ranks update alike: DDP need not send them.
-            broadcast_buffers=False,
             # The graph is static, but DDP's static_graph fails if the first backward pass runs under no_sync.
             static_graph=config.micro_batch is None,
         )
         self.optimizer = build_optimizer(objective.classifier, config.optim)
         with world.watch_wait("the first weights"):  # DDP compares and sends them; under NCCL the ranks connect here
             self.model, self.accelerated_optimizer = accelerator.prepare(objective, self.optimizer)
+        if isinstance(self.model, torch.nn.parallel.DistributedDataParallel):  # its argument would warn
+            # Buffers are constants, or the linear part's, which all ranks update alike: DDP need not send them.
+            self.model.broadcast_buffers = False
         self.parameters = list(objective.classifier.parameters())
         self.device = self.parameters[0].device
         self.meter = Meter(self.device, objective.classifier.predictions)
